@@ -1,0 +1,1 @@
+"""The field's words and rules: numpy only, no torch, no I/O libraries."""

@@ -1,0 +1,1 @@
+"""Scores of tumor maps: lesions, agreement, calibration and paired intervals; pure functions on arrays."""

@@ -1,0 +1,152 @@
+"""What is fixed on validation cases and nowhere else: the thresholds τ and the base head's temperature.
+
+The criterion of a threshold is the mean over cases, and within a case over readers, of a Dice coefficient
+softened by one milliliter,
+
+    (2 |M ∩ R| + e) / (|M| + |R| + e),   e = 1 mL,
+
+with map M and reading R. Plain Dice is undefined for a tumor-free case and, set to 0 or 1 there, lets one
+stray voxel weigh as much as a missed tumor; here a tumor-free case scores 1 when nothing is drawn, 0.5 for
+1 mL of false tumor, and a case with tumor hardly differs from plain Dice. The mean over cases, not the pooled
+voxels, is taken because one large tumor would decide a pooled score. Among thresholds within `TIE` of the
+best the one with the smallest bias of log-TDV is taken, because TDV is what is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+
+from diffusion_adc.domain.errors import CohortError
+
+SOFTENING_ML: Final = 1.0
+TDV_OFFSET_ML: Final = 0.1
+"""Offset of log-TDV, as in the scores."""
+TIE: Final = 0.002
+"""Thresholds whose criterion differs by less are equal: far below what a few dozen cases can tell apart."""
+BASE_THRESHOLDS: Final = tuple(round(0.02 * n, 2) for n in range(1, 50))
+"""Candidate thresholds of a continuous probability."""
+
+_LOGIT_EDGES: Final = np.linspace(-40.0, 40.0, 3201)
+_TEMPERATURES: Final = (0.1, 10.0)
+
+
+def draw_thresholds(n_draws: int) -> tuple[float, ...]:
+    """Candidate thresholds of a mean of K draws: half way between its K + 1 possible values."""
+    return tuple((k - 0.5) / n_draws for k in range(1, n_draws + 1))
+
+
+@dataclass(frozen=True)
+class CaseCurve:
+    """One validation case at every candidate threshold (M,); volumes in mL.
+
+    Attributes:
+        kept: float64 (M,), volume of the map.
+        common: float64 (R, M), volume shared with each reading.
+        reference: float64 (R,), volume of each reading.
+    """
+
+    kept: NDArray[np.float64]
+    common: NDArray[np.float64]
+    reference: NDArray[np.float64]
+
+
+def case_curve(
+    probability: NDArray[np.floating],
+    readings: Sequence[NDArray[np.bool_]],
+    usable: NDArray[np.bool_],
+    voxel_ml: float,
+    thresholds: ArrayLike,
+) -> CaseCurve:
+    """Measure one case at every threshold in one pass over its voxels.
+
+    Args:
+        probability: (I, J, K).
+        readings: Presence (I, J, K) of each reader, at least one.
+        usable: bool (I, J, K), voxels with a valid ADC; the others do not count.
+        voxel_ml: Volume of a voxel.
+        thresholds: (M,) ascending.
+    """
+    levels = np.asarray(thresholds, dtype=np.float64)
+    above = np.flatnonzero(usable.ravel() & (probability.ravel() >= levels[0]))
+    passed = np.searchsorted(levels, probability.ravel()[above].astype(np.float64), side="right")
+
+    def volume(selection: NDArray[np.intp]) -> NDArray[np.float64]:
+        counts = np.bincount(selection, minlength=levels.size + 1)[1:]
+        return counts[::-1].cumsum()[::-1] * voxel_ml
+
+    common = [volume(passed[reading.ravel()[above]]) for reading in readings]
+    reference = [float(np.count_nonzero(reading & usable)) * voxel_ml for reading in readings]
+    return CaseCurve(volume(passed), np.stack(common), np.asarray(reference))
+
+
+def choose_threshold(curves: Sequence[CaseCurve], thresholds: ArrayLike) -> tuple[float, float]:
+    """The best threshold by the module's criterion.
+
+    Args:
+        curves: Of the validation cases.
+        thresholds: (M,) ascending, those of the curves.
+
+    Returns:
+        Threshold and the criterion's mean there.
+
+    Raises:
+        CohortError: No case, or no case with tumor: nothing could be chosen.
+    """
+    levels = np.asarray(thresholds, dtype=np.float64)
+    if not any(curve.reference.any() for curve in curves):
+        raise CohortError(
+            f"no tumor in {len(curves)} validation cases", "at least one validation case with tumor",
+            "give a cohort whose validation split holds tumors",
+        )  # fmt: skip
+    dice, bias = np.zeros(levels.size), np.zeros(levels.size)
+    for curve in curves:
+        total = curve.kept + curve.reference[:, None]
+        dice += ((2 * curve.common + SOFTENING_ML) / (total + SOFTENING_ML)).mean(axis=0) / len(curves)
+        ratio = (curve.kept + TDV_OFFSET_ML) / (curve.reference[:, None] + TDV_OFFSET_ML)
+        bias += np.log(ratio).mean(axis=0) / len(curves)
+    near = np.flatnonzero(dice >= dice.max() - TIE)
+    best = near[np.argmin(np.abs(bias[near]))]
+    return float(levels[best]), float(dice[best])
+
+
+class TemperatureFit:
+    """Temperature of the base head by maximum likelihood, from streamed cases.
+
+    ``p = σ(logit / T)`` with one T > 0 (Guo et al., ICML 2017). Logits are kept as a histogram of bins of
+    0.025, so that memory does not grow with the number of cases.
+    """
+
+    def __init__(self) -> None:
+        self._voxels = np.zeros(_LOGIT_EDGES.size - 1)
+        self._present = np.zeros(_LOGIT_EDGES.size - 1)
+
+    def add(
+        self, logit: NDArray[np.floating], readings: Sequence[NDArray[np.bool_]], usable: NDArray[np.bool_]
+    ) -> None:
+        """Add a case: logit, readings and usable voxels, all (I, J, K); each reader counts equally."""
+        values = np.clip(logit[usable], _LOGIT_EDGES[0], _LOGIT_EDGES[-1])
+        self._voxels += np.histogram(values, _LOGIT_EDGES)[0]
+        for reading in readings:
+            self._present += np.histogram(values[reading[usable]], _LOGIT_EDGES)[0] / len(readings)
+
+    def temperature(self) -> float:
+        """The fitted T in [0.1, 10]; 1 if no voxel, or none with or without tumor, was seen."""
+        seen = self._voxels > 0
+        present, voxels = self._present[seen], self._voxels[seen]
+        if not 0 < present.sum() < voxels.sum():
+            return 1.0
+        logit = 0.5 * (_LOGIT_EDGES[:-1] + _LOGIT_EDGES[1:])[seen]
+
+        def loss(log_temperature: float) -> float:
+            x = logit * np.exp(-log_temperature)
+            return float((voxels * np.logaddexp(0.0, x) - present * x).sum() / voxels.sum())
+
+        low, high = np.log(_TEMPERATURES)
+        found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
+        return float(np.exp(found.x))

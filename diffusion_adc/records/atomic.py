@@ -1,0 +1,136 @@
+"""Files appear whole or not at all.
+
+Temporary file in the target's own folder, flush to disk, rename, flush the folder: a rename is atomic only
+within one file system, and a crash between write and flush would otherwise leave an empty file.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusion_adc.domain.errors import DiffusionAdcError
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; when the block succeeds it is flushed and takes the name `path`.
+
+    Raises:
+        DiffusionAdcError: The disk is full or the folder cannot be written; nothing is left behind.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except OSError as error:
+        raise _storage_error(error, path.name) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes the name `path` when the block succeeds.
+
+    An existing folder `path` is replaced as a whole. Nothing is left behind when the block fails.
+
+    Raises:
+        DiffusionAdcError: The disk is full or the folder cannot be written.
+    """
+    temporary: Path | None = None
+    old: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_umask())
+        if path.exists():
+            old = temporary.with_suffix(".old")
+            os.replace(path, old)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except OSError as error:
+        if old is not None and old.exists() and not path.exists():
+            os.replace(old, path)
+        raise _storage_error(error, path.name) from error
+    finally:
+        for leftover in (temporary, old):
+            if leftover is not None and leftover.exists():
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _storage_error(error: OSError, name: str) -> DiffusionAdcError:
+    # The file's own name only: the folders above it may name a person or a site.
+    return DiffusionAdcError(
+        f"{name} could not be written ({os.strerror(error.errno) if error.errno else type(error).__name__})",
+        do="free disk space or check the folder's permissions; nothing was left half-written",
+    )
+
+
+def write_bytes(path: Path, data: bytes) -> str:
+    """Write atomically; returns the SHA-256 of what was written."""
+    with replacing_file(path) as temporary:
+        temporary.write_bytes(data)
+        os.chmod(temporary, 0o666 & ~_umask())
+    return sha256_bytes(data)
+
+
+def write_text(path: Path, text: str) -> str:
+    """Write UTF-8 atomically; returns its SHA-256."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> str:
+    """Write indented JSON atomically; NaN is refused, since JSON has none. Returns its SHA-256."""
+    return write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Write a CSV table atomically; returns its SHA-256."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_text(path, stream.getvalue())

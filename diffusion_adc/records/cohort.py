@@ -1,0 +1,236 @@
+"""Cohorts on disk: cohort.json, cases.csv, clinical.csv, withdrawn.jsonl and a folder of volumes per case."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_adc.domain import sequences as seq
+from diffusion_adc.domain.case import Case
+from diffusion_adc.domain.clinical import Covariates
+from diffusion_adc.domain.cohort import Cohort
+from diffusion_adc.domain.errors import CohortError, UsageError
+from diffusion_adc.domain.units import spacing_mm
+from diffusion_adc.records.atomic import write_csv, write_json
+from diffusion_adc.records.nifti import Volume, read_nifti, write_nifti
+
+SCHEMA_VERSION: Final = 1
+DTYPES: Final[Mapping[str, type[np.generic]]] = {seq.VALID: np.uint8, seq.TUMOR_LABEL: np.uint16}
+"""Stored type by volume; every other volume is float32."""
+
+_CASE_FIELDS: Final = tuple(f.name for f in fields(Case))
+CASE_COLUMNS: Final = ("case_id", *_CASE_FIELDS)
+
+
+def reader_file(reader: str, name: str) -> str:
+    """Key of a reader's volume in `Case.files`."""
+    return f"readers/{reader}/{name}"
+
+
+def write_case(
+    cohort_dir: Path,
+    case: Case,
+    volumes: Mapping[str, NDArray[np.generic]],
+    affine: NDArray[np.floating],
+    readers: Mapping[str, Mapping[str, NDArray[np.generic]]] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Case:
+    """Write one case's volumes and its case.json.
+
+    Args:
+        cohort_dir: The cohort's folder.
+        case: Its row; `files` and `readers` are filled in here.
+        volumes: (I, J, K) arrays by name of `sequences.VOLUMES`; ADC in 1e-3 mm²/s.
+        affine: (4, 4), one grid for all.
+        readers: Per reader, ``tumor_adc`` and ``tumor_label``; the first reader's must equal the case's own.
+        extra: JSON values kept in case.json (how b-values and units were found, …).
+
+    Returns:
+        The case with the SHA-256 of every file.
+
+    Raises:
+        CohortError: A volume has an unknown name or another shape.
+    """
+    shape = np.shape(volumes[seq.ADC])
+    stored = dict(volumes)
+    for reader, maps in (readers or {}).items():
+        stored.update({reader_file(reader, name): array for name, array in maps.items()})
+    files: dict[str, str] = {}
+    for key, array in stored.items():
+        name = key.rsplit("/", 1)[-1]
+        if name not in seq.VOLUMES or np.shape(array) != shape:
+            raise CohortError(
+                f"volume {name} of shape {np.shape(array)}", f"a known name and shape {shape}",
+                research_id=case.research_id,
+            )  # fmt: skip
+        path = cohort_dir / "cases" / case.case_id / f"{key}.nii.gz"
+        files[key] = write_nifti(path, np.asarray(array, dtype=DTYPES.get(name, np.float32)), affine)
+    done = replace(case, files=dict(sorted(files.items())), readers=tuple(readers or ()))
+    record = {
+        **_row(done), "shape": [int(n) for n in shape], "spacing_mm": list(spacing_mm(np.asarray(affine))),
+        "affine": np.asarray(affine, dtype=float).tolist(), **(extra or {}),
+    }  # fmt: skip
+    write_json(cohort_dir / "cases" / case.case_id / "case.json", record)
+    return done
+
+
+def _row(case: Case) -> dict[str, Any]:
+    row = asdict(case)
+    row["files"], row["readers"], row["declared"] = dict(case.files), list(case.readers), list(case.declared)
+    return {"case_id": case.case_id, **row}
+
+
+def write_manifest(cohort_dir: Path, cohort: Cohort) -> None:
+    """Write cohort.json, cases.csv and clinical.csv; the tables first, the manifest that names them last."""
+    rows = []
+    for case in sorted(cohort.cases, key=lambda c: c.case_id):
+        row = {key: "" if value is None else value for key, value in _row(case).items()}
+        row["readers"], row["declared"] = ";".join(case.readers), ";".join(case.declared)
+        row["files"] = ";".join(f"{name}={digest}" for name, digest in case.files.items())
+        rows.append(row)
+    write_csv(cohort_dir / "cases.csv", rows, CASE_COLUMNS)
+    names = [f.name for f in fields(Covariates)]
+    clinical = [
+        {"research_id": rid} | {n: "" if getattr(row, n) is None else getattr(row, n) for n in names}
+        for rid, row in sorted(cohort.clinical.items())
+    ]
+    write_csv(cohort_dir / "clinical.csv", clinical, ["research_id", *names])
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "provenance": cohort.provenance,
+        "legal_basis": cohort.legal_basis,
+        "id_pattern": cohort.id_pattern,
+        "created": dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "digest": cohort.digest,
+    }
+    write_json(cohort_dir / "cohort.json", manifest)
+
+
+def read_cohort(cohort_dir: Path) -> Cohort:
+    """Read and validate a cohort; withdrawn persons disappear here.
+
+    Raises:
+        UsageError: The folder holds no cohort.
+        CohortError: A table was changed after the manifest was written, or holds no case.
+    """
+    try:
+        manifest = json.loads((cohort_dir / "cohort.json").read_text())
+    except FileNotFoundError:
+        raise UsageError(
+            f"no cohort in {cohort_dir.name or '.'}", "a folder with cohort.json",
+            "make one with `diffusion-adc phantom` or `diffusion-adc ingest`",
+        ) from None  # fmt: skip
+    except ValueError:
+        raise CohortError("cohort.json is damaged", "JSON", "make the cohort again") from None
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise CohortError(
+            f"cohort schema {manifest.get('schema_version')}", f"{SCHEMA_VERSION}", "make the cohort again"
+        )
+    cohort = Cohort(
+        cases=tuple(_case(row) for row in _table(cohort_dir / "cases.csv")),
+        clinical={row.pop("research_id"): _covariates(row) for row in _table(cohort_dir / "clinical.csv")},
+        provenance=manifest["provenance"],
+        legal_basis=manifest["legal_basis"],
+        id_pattern=manifest["id_pattern"],
+    )
+    if cohort.digest != manifest["digest"]:
+        raise CohortError(
+            "cases.csv or clinical.csv differ from the manifest's digest",
+            do="restore them or make the cohort again",
+        )
+    effective = replace(cohort, withdrawn=frozenset(_withdrawn(cohort_dir / "withdrawn.jsonl")))
+    if not effective.cases:
+        raise CohortError("no case in the cohort", "at least one", "add cases")
+    return effective
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except FileNotFoundError:
+        raise CohortError(f"{path.name} is missing", do="restore it or make the cohort again") from None
+
+
+def _case(row: Mapping[str, str]) -> Case:
+    try:
+        known: dict[str, Any] = {name: row[name] for name in _CASE_FIELDS}
+        for name in ("exam_order", "study_order"):
+            known[name] = int(known[name])
+        for name in ("b_low", "b_high", "field_t"):
+            known[name] = float(known[name]) if known[name] else None
+        for name in ("readers", "declared"):
+            known[name] = tuple(part for part in known[name].split(";") if part)
+        known["files"] = dict(part.split("=", 1) for part in known["files"].split(";") if part)
+    except (KeyError, ValueError):
+        raise CohortError(
+            "cases.csv has an unreadable row", do="restore it or make the cohort again"
+        ) from None
+    return Case(**known)
+
+
+def _covariates(row: Mapping[str, str]) -> Covariates:
+    values: dict[str, Any] = {}
+    for name, text in row.items():
+        if text == "":
+            continue
+        if name in ("comorbidity", "recurrence"):
+            values[name] = text == "True"
+        elif name in ("sex", "treatment", "primary", "stage"):
+            values[name] = text
+        else:
+            values[name] = float(text)
+    return Covariates(**values)
+
+
+def _withdrawn(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return [json.loads(line)["research_id"] for line in path.read_text().splitlines() if line.strip()]
+
+
+def load_volume(
+    cohort_dir: Path, case: Case, name: str, reader: str | None = None, *, verify: bool = True
+) -> Volume:
+    """One of a case's volumes, its hash checked.
+
+    Args:
+        cohort_dir: The cohort's folder.
+        case: The case.
+        name: One of `sequences.VOLUMES`.
+        reader: A reader's own map instead of the first reader's.
+        verify: Compare the file's SHA-256 with the manifest's.
+
+    Returns:
+        float32 (I, J, K), uint8 for ``valid``, uint16 for ``tumor_label``.
+
+    Raises:
+        CaseError: S01 the case has no such volume; S25 the file is damaged or not the one recorded.
+    """
+    key = reader_file(reader, name) if reader else name
+    if key not in case.files:
+        raise CohortError(
+            f"no {key}", "a volume the case has", code="S01", research_id=case.research_id, sequence=name
+        )
+    return read_nifti(
+        cohort_dir / "cases" / case.case_id / f"{key}.nii.gz",
+        DTYPES.get(name, np.float32),
+        sha256=case.files[key] if verify else None,
+        research_id=case.research_id,
+        sequence=name,
+    )
+
+
+def presence_readings(cohort_dir: Path, case: Case) -> list[NDArray[np.bool_]]:
+    """Each reader's presence (I, J, K), the first reader's first; the case's own map if no reader is named."""
+    readers: Sequence[str | None] = case.readers or ((None,) if case.has_target else ())
+    labels = (load_volume(cohort_dir, case, seq.TUMOR_LABEL, reader).array for reader in readers)
+    return [np.asarray(array, dtype=bool) for array in labels]
