@@ -31,7 +31,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "grids": "diffusion_adc.callbacks.grids.SampleGrid",
     "checkpoints": "diffusion_adc.callbacks.checkpoints.Checkpoints",
     "tracking": "diffusion_adc.callbacks.tracking.Tracking",
-    "draws": "diffusion_adc.inference.draw.DrawSettings",
+    "draws": "diffusion_adc.inference.settings.DrawSettings",
 }
 """Plain groups of an experiment and the class whose arguments they are."""
 
@@ -216,7 +216,9 @@ def _parser() -> Any:
     import lightning.pytorch as pl
 
     # Second wall behind _check_imports: jsonargparse itself must not import what a YAML names.
-    jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_allow_list())
+    jsonargparse.set_parsing_settings(
+        import_path_denylist=["*"], import_path_allowlist=[prefix.rstrip(".") for prefix in ALLOWED_IMPORTS]
+    )
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", type=str, default="run")
@@ -227,10 +229,6 @@ def _parser() -> Any:
         skip = set(_OWNED.get(group, frozenset()))
         parser.add_class_arguments(_imported(class_path), group, skip=skip or None)
     return parser
-
-
-def _allow_list() -> list[str]:
-    return [f"{prefix}*" for prefix in ALLOWED_IMPORTS]
 
 
 def parse(experiment: Experiment) -> tuple[Any, Any]:

@@ -60,7 +60,9 @@ class Denoiser(nn.Module, ABC):
     def raw(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The network's output F for z (B, C, *s) scaled to unit variance (x_0 and noise both have it)."""
         scale = torch.rsqrt((1 - t).square() + t.square())
-        return self.network(z * per_case(scale, z), self.path.level(t), condition.maps, condition.token).float()
+        return self.network(
+            z * per_case(scale, z), self.path.level(t), condition.maps, condition.token
+        ).float()
 
     def velocity(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """v(z, t): z (B, C, *s), t (B,) in (0, 1] → (B, C, *s)."""
@@ -123,11 +125,11 @@ class PresenceDenoiser(Denoiser):
         ignorance: Callable[[], Tensor],
     ) -> None:
         """Args:
-            network: See `Denoiser`.
-            path: See `Denoiser`.
-            encode: Field (B, 1, *S) → standardized latent (B, C, *s), affine.
-            decode: Latent layout (B, C, *s) → field layout (B, 1, *S), linear, without the standardization.
-            ignorance: Cross-entropy of knowing nothing but the prevalence; the loss is given in units of it.
+        network: See `Denoiser`.
+        path: See `Denoiser`.
+        encode: Field (B, 1, *S) → standardized latent (B, C, *s), affine.
+        decode: Latent layout (B, C, *s) → field layout (B, 1, *S), linear, without the standardization.
+        ignorance: Cross-entropy of knowing nothing but the prevalence; the loss is given in units of it.
         """
         super().__init__(network, path)
         self._encode, self._decode, self._ignorance = encode, decode, ignorance

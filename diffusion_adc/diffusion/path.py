@@ -57,7 +57,9 @@ class RectifiedFlow:
         """
         if steps < 1:
             raise ValueError(f"sampler: {steps} steps; expected at least 1")
-        return self.warp(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+        times = self.warp(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+        times[0], times[-1] = 1.0, 0.0  # not 1 + 2e-16
+        return times
 
     def draw_times(self, groups: int, draws: int, generator: torch.Generator, device: torch.device) -> Tensor:
         """Training times: warped uniform, spread evenly over the `draws` of a group.

@@ -38,7 +38,8 @@ class Sampler(ABC):
         self.times: list[float] = path.grid(steps).tolist()
         lengths = [a - b for a, b in zip(self.times[:-1], self.times[1:], strict=True)]
         # A grid that does not span the whole path scales every draw; published schedulers have done so.
-        assert abs(sum(lengths) - 1) < 1e-9 and min(lengths) > 0, "time steps must be positive and sum to 1"
+        assert abs(sum(lengths) - 1) < 1e-9, "time steps must sum to 1"
+        assert min(lengths) > 0, "time must run from noise to data"
 
     def draw(
         self, velocity: Velocity, noise: Tensor, after_step: Callable[[int, Tensor], None] | None = None

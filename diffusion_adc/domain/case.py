@@ -14,6 +14,8 @@ ID_PATTERN: Final = r"[A-Za-z]{1,16}-?[0-9]{3,8}"
 SPLITS: Final = ("train", "val", "test")
 PROVENANCES: Final = ("synthetic", "public", "restricted")
 TUMOR_STATUS: Final = ("present", "absent", "unknown")
+_READER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", re.ASCII)
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def check_research_id(research_id: str, pattern: str = ID_PATTERN) -> str:
@@ -24,7 +26,7 @@ def check_research_id(research_id: str, pattern: str = ID_PATTERN) -> str:
     """
     if not re.fullmatch(pattern, research_id, re.ASCII):
         raise CaseError(
-            "a research ID of another form", f"the pattern {pattern}", "rename the case", code="C06"
+            "a research ID of another form", f"the pattern {pattern}", "rename the case", code="X8"
         )
     return research_id
 
@@ -77,10 +79,25 @@ class Case:
         for name, b in ((seq.DWI_LOW, self.b_low), (seq.DWI_HIGH, self.b_high)):
             if b is not None and not 0 <= b <= 10_000:
                 raise self._refused(f"b = {b:g} s/mm²", "0 to 10 000 s/mm²", "S12", name)
+        self._check_words()
         if self.b_low is not None and self.b_high is not None and self.b_low >= self.b_high:
             raise self._refused(
                 f"b-values {self.b_low:g} and {self.b_high:g} s/mm²", "low below high", "S12", seq.DWI_HIGH
             )
+
+    def _check_words(self) -> None:
+        """Words become columns of a table and parts of paths: nothing may break out of either."""
+        for reader in self.readers:
+            if not _READER.fullmatch(reader):
+                raise self._refused("a reader's name of another form", "letters, digits, - and _", "X8")
+        for key, digest in self.files.items():
+            *folders, name = key.split("/")
+            reader_map = len(folders) == 2 and folders[0] == "readers" and folders[1] in self.readers
+            if name not in seq.VOLUMES or not (reader_map or not folders) or not _SHA256.fullmatch(digest):
+                raise self._refused("a file of another name or hash", "a volume of the case", "X8")
+        for word in (self.anatomy, self.adc_unit_source, self.scanner, *self.declared):
+            if not word.isprintable() or ";" in word or word != word.strip() or not word:
+                raise self._refused("a word that a table cannot hold", "printable text without ';'")
 
     def _member(self, name: str, allowed: tuple[str, ...]) -> None:
         value = getattr(self, name)

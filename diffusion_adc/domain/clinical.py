@@ -62,6 +62,8 @@ class Covariates:
             if not low <= value <= high:
                 code = "C04" if name == "age_years" else "C05"
                 raise CaseError(f"{name} out of range", f"{low:g} to {high:g}", "check the unit", code=code)
+        if self.age_years is not None:  # whole years, the oldest pooled: rare ages identify
+            object.__setattr__(self, "age_years", float(min(int(self.age_years), 90)))
 
 
 _RANGES: Final = {

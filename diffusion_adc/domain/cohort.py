@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
@@ -37,6 +37,11 @@ class Cohort:
             raise CohortError(f"provenance {self.provenance!r}", f"one of {', '.join(PROVENANCES)}")
         kept = tuple(case for case in self.cases if case.research_id not in self.withdrawn)
         object.__setattr__(self, "cases", kept)
+        if self.provenance != "restricted" and any(case.provenance == "restricted" for case in kept):
+            raise CohortError(
+                f"a restricted case in a {self.provenance} cohort", "a cohort as restricted as its cases",
+                "declare the cohort restricted",
+            )  # fmt: skip
         seen: set[str] = set()
         split_of: dict[str, str] = {}
         for case in kept:
@@ -90,7 +95,7 @@ class Cohort:
 
         Raises:
             UsageError: Unknown kind, or fractions that do not add up to 1.
-            CohortError: Too few scanners to hold any out.
+            CohortError: Too few scanners to hold any out, or no order of examinations to split by.
         """
         if kind not in SPLIT_KINDS:
             raise UsageError(f"split kind {kind!r}", f"one of {', '.join(SPLIT_KINDS)}")
@@ -105,9 +110,13 @@ class Cohort:
             self, cases=tuple(replace(case, split=split_of[case.research_id]) for case in self.cases)
         )
 
-    def _order(self, kind: str, seed: int):  # type: ignore[no-untyped-def]
+    def _order(self, kind: str, seed: int) -> Callable[[str], tuple[int, str]]:
         if kind == "person":
-            return lambda rid: hashlib.sha256(f"{seed}:{rid}".encode()).hexdigest()
+            return lambda rid: (0, hashlib.sha256(f"{seed}:{rid}".encode()).hexdigest())
+        if len({case.study_order for case in self.cases}) < 2 <= len({c.research_id for c in self.cases}):
+            raise CohortError(
+                "no order of examinations", "study_order for a temporal split", "use the person split"
+            )
         last: dict[str, int] = defaultdict(int)
         for case in self.cases:
             last[case.research_id] = max(last[case.research_id], case.study_order)
@@ -133,9 +142,14 @@ class Cohort:
         others = sorted(
             {case.research_id for case in self.cases} - set(split_of), key=self._order("person", 0)
         )
+        if not others:
+            raise CohortError(
+                "every person was seen on a held-out scanner", "persons left to train on",
+                "use the person split",
+            )  # fmt: skip
         share = fractions[0] + fractions[1]
-        split_of.update(_cut(others, (fractions[0] / share, fractions[1] / share, 0.0)) if others else {})
-        return split_of
+        train = fractions[0] / share if share else 1.0
+        return split_of | _cut(others, (train, 1.0 - train, 0.0))
 
 
 def _cut(persons: Sequence[str], fractions: tuple[float, float, float]) -> dict[str, str]:

@@ -36,7 +36,9 @@ def muscle_reference(
     Returns:
         Signal in the image's unit; NaN if no voxel qualifies.
     """
-    candidates = dwi_high[valid & (adc > _MUSCLE_ADC[0]) & (adc < _MUSCLE_ADC[1]) & (dwi_high > 0)]
+    candidates = dwi_high[
+        valid & (adc > _MUSCLE_ADC[0]) & (adc < _MUSCLE_ADC[1]) & (dwi_high > 0) & np.isfinite(dwi_high)
+    ]
     if candidates.size == 0:
         return float("nan")
     logs = np.log(candidates.astype(np.float64))

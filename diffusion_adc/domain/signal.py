@@ -13,12 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 
 STORAGE_CEILING: Final = 4.095
 """ADC in 1e-3 mm²/s at which 12-bit scanner maps saturate (4095 × 1e-6 mm²/s)."""
+_HALF_STEP: Final = 0.0005
+"""Half a stored step: 4095 × 1e-6 in single precision lies a little below the ceiling or a little above."""
 
 MIN_SNR_LOW: Final = 5.0
 MIN_SNR_HIGH: Final = 2.0
 """Below these signal-to-noise ratios magnitude noise biases the ADC (Gudbjartsson & Patz 1995)."""
 
 _RAYLEIGH_MEDIAN: Final = float(np.sqrt(2.0 * np.log(2.0)))
+_AIR_VARIATION: Final = 0.65
+"""Rayleigh noise varies by sqrt(4/π - 1) = 0.52 of its mean and averaged magnitudes by less; a ghost or a
+coil profile adds to it, and whatever varies more is no air."""
 
 
 def dwi_signal(s0: ArrayLike, b: float, adc: ArrayLike) -> NDArray[np.float32]:
@@ -54,7 +59,7 @@ def fit_adc(signals: ArrayLike, b_values: ArrayLike, *, weighted: bool = True) -
         weighted: Weights S² instead of 1.
 
     Returns:
-        (*S) ADC; NaN where a signal is not positive.
+        (*S) ADC; NaN where a signal is not positive and finite.
 
     Raises:
         ValueError: Fewer than two different b-values, or as many b-values as volumes are not given.
@@ -64,8 +69,9 @@ def fit_adc(signals: ArrayLike, b_values: ArrayLike, *, weighted: bool = True) -
     if b.shape != s.shape[:1] or np.unique(b).size < 2:
         raise ValueError("one b-value per volume and at least two different b-values are needed")
     b = b.reshape(-1, *([1] * (s.ndim - 1)))
-    positive = np.all(s > 0, axis=0)
-    safe = np.where(s > 0, s, 1.0)
+    usable = np.isfinite(s) & (s > 0)
+    positive = np.all(usable, axis=0)
+    safe = np.where(usable, s, 1.0)
     log_s = np.log(safe)
     w = safe**2 if weighted else np.ones_like(safe)
     total = w.sum(axis=0)
@@ -82,20 +88,30 @@ def computed_high_b(low: ArrayLike, adc: ArrayLike, b_low: float, b: float) -> N
 
 
 def noise_sigma(magnitude: ArrayLike, *, air_share: float = 0.05) -> float:
-    """Noise level σ of a magnitude image from its darkest non-zero voxels, taken as air.
+    """Noise level σ of a magnitude image from its corners, where they are air.
 
     For Rayleigh-distributed air, σ = median / sqrt(2 ln 2) (Gudbjartsson & Patz 1995, Magn Reson Med 34:910).
-    The corner blocks of the first two axes serve as air; each is `air_share` of the axis' length.
+    The corner blocks of the first two axes serve as air; each is `air_share` of the axis' length. A cropped
+    image has tissue in its corners, which would pass for loud noise: a block counts as air only if its values
+    vary no more than magnitude noise does, and two such blocks are needed.
+
+    Args:
+        magnitude: (I, J) or (I, J, K).
+        air_share: Side of a corner block as a share of the axis.
 
     Returns:
-        σ in the image's unit; 0 if the corners hold no signal (masked or zero-padded background).
+        σ in the image's unit; 0 if the image shows no air (masked, zero-padded or cropped background).
     """
     image = np.asarray(magnitude)
     i, j = (max(1, round(n * air_share)) for n in image.shape[:2])
-    corners = [image[:i, :j], image[:i, -j:], image[-i:, :j], image[-i:, -j:]]
-    medians = [float(np.median(block[block > 0])) for block in corners if np.any(block > 0)]
+    blocks = (image[:i, :j], image[:i, -j:], image[-i:, :j], image[-i:, -j:])
+    medians = []
+    for block in blocks:
+        values = block[np.isfinite(block) & (block > 0)].astype(np.float64)
+        if values.size and values.std() <= _AIR_VARIATION * values.mean():
+            medians.append(float(np.median(values)))
     # A limb or a ghost may reach into a corner: the darkest corner is the one that is air.
-    return min(medians) / _RAYLEIGH_MEDIAN if medians else 0.0
+    return min(medians) / _RAYLEIGH_MEDIAN if len(medians) >= 2 else 0.0
 
 
 def validity_mask(
@@ -104,7 +120,7 @@ def validity_mask(
     """Where an ADC can be trusted.
 
     Invalid: ADC not finite, ≤ 0 or at the storage ceiling; low-b signal below 5 σ; high-b signal below
-    2 σ of the background. Invalid is neither 0 nor "not tumor": such voxels are left out of every statistic.
+    2 σ of the background, both only where the image shows its background (`noise_sigma`). Invalid is neither 0 nor "not tumor": such voxels are left out of every statistic.
 
     Args:
         adc: (*S) in 1e-3 mm²/s.
@@ -113,7 +129,7 @@ def validity_mask(
     """
     values = np.asarray(adc)
     with np.errstate(invalid="ignore"):
-        valid = np.isfinite(values) & (values > 0) & (values < STORAGE_CEILING)
+        valid = np.isfinite(values) & (values > 0) & (values < STORAGE_CEILING - _HALF_STEP)
     for image, snr in ((low, MIN_SNR_LOW), (high, MIN_SNR_HIGH)):
         if image is not None:
             magnitude = np.asarray(image)

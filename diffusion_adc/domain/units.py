@@ -33,6 +33,13 @@ _MEDIAN_RANGE: Final = (0.2, 4.0)
 """Median ADC of body tissue lies in this range, 1e-3 mm²/s; the three units' ranges do not overlap."""
 
 
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def adc_factor(unit: str) -> float:
     """Factor that turns an ADC stored in `unit` into 1e-3 mm²/s.
 
@@ -40,6 +47,8 @@ def adc_factor(unit: str) -> float:
         UsageError: The unit is not one of those in circulation.
     """
     key = _ALIASES.get(unit.strip(), unit.strip())
+    if key not in ADC_UNITS:  # 1e-06 and 0.001 are the same units spelt otherwise
+        key = next((known for known in ADC_UNITS if _number(key) == float(known)), key)
     if key not in ADC_UNITS:
         raise UsageError(
             f"ADC unit {unit!r}", f"one of {', '.join(ADC_UNITS)} (in mm²/s)", "state the unit of the ADC map"

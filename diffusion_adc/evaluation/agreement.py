@@ -11,11 +11,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_adc.inference.tumor_map import BANDS
+
 TDV_OFFSET_ML: Final = 0.1
 """Offset of the logarithm, so that tumor-free cases have a finite error."""
-
-ADC_BANDS: Final = ((0.4, 0.9), (0.9, 1.4), (1.4, 1.8))
-"""Diffusion-volume bands used for metastatic prostate cancer (PMID 33694240), 1e-3 mm²/s, lower edge included."""
 
 Empties = Literal["primary", "all_cases"]
 
@@ -56,11 +55,10 @@ def global_adc(adc: NDArray[np.floating], presence: NDArray[np.bool_], valid: ND
 def band_volumes(
     adc: NDArray[np.floating], presence: NDArray[np.bool_], valid: NDArray[np.bool_], voxel_ml: float
 ) -> dict[str, float]:
-    """Volume in mL of the presence in each ADC band, keyed ``0.4-0.9`` …"""
+    """Volume in mL of the presence in each band of `BANDS` (lower edge included), keyed ``0.4-0.9`` …"""
     values = adc[presence & valid].astype(np.float64)
     return {
-        f"{low:g}-{high:g}": int(((values >= low) & (values < high)).sum()) * voxel_ml
-        for low, high in ADC_BANDS
+        f"{low:g}-{high:g}": int(((values >= low) & (values < high)).sum()) * voxel_ml for low, high in BANDS
     }
 
 

@@ -39,7 +39,7 @@ class Prediction:
 def _selection(
     adc: NDArray[np.float32],
     presence: NDArray[np.bool_],
-    probability: NDArray[np.floating],
+    probability: NDArray[np.generic],
     threshold: float,
     draws: NDArray[np.generic] | None = None,
 ) -> Prediction:

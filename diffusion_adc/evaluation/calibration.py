@@ -60,8 +60,8 @@ def reliability(
     index = np.minimum((p * bins).astype(np.int64), bins - 1)
     return Reliability(
         voxels=np.bincount(index, minlength=bins).astype(np.float64),
-        probability=np.bincount(index, weights=p, minlength=bins),
-        present=np.bincount(index, weights=y, minlength=bins),
+        probability=np.bincount(index, weights=p, minlength=bins).astype(np.float64),
+        present=np.bincount(index, weights=y, minlength=bins).astype(np.float64),
         squared_error=float(np.square(p - y).sum()),
     )
 
@@ -94,7 +94,7 @@ def fair_crps(draws: NDArray[np.floating], observed: float) -> float:
     """Continuous ranked probability score of an ensemble, unbiased for its size; unit of the draws.
 
     ``CRPS = 1/K Σ|x_k − y| − 1/(2K(K−1)) Σ_k Σ_l |x_k − x_l|`` (fair version: Ferro, Q J R Meteorol Soc
-    2014;140:1917, eq. 7; Zamo & Naveau, Math Geosci 2018;50:209, eq. 4). Its expectation is the score of
+    2014;140:1917; Zamo & Naveau, Math Geosci 2018;50:209). Its expectation is the score of
     the distribution the draws come from, so that methods with different K compare; a single case's value
     may be slightly negative. The double sum is 2 Σ (2i − K − 1) x_(i) over the ordered draws.
 

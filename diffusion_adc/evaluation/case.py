@@ -20,7 +20,6 @@ from diffusion_adc.evaluation.baselines import Prediction
 from diffusion_adc.evaluation.calibration import Reliability
 from diffusion_adc.evaluation.lesions import (
     LOWEST_LEVEL,
-    Candidates,
     Matching,
     bounding_box,
     components,
@@ -124,15 +123,30 @@ class DrawScores:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Size and position of numbered components; index n - 1 belongs to number n.
+
+    Attributes:
+        voxels: int64 (N,).
+        center: float64 (N, 3), mean voxel index on the case's grid.
+    """
+
+    voxels: NDArray[np.int64]
+    center: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class CaseResult:
     """One row of the results; volumes in mL, ADC in 1e-3 mm²/s, undefined values NaN."""
 
     case_id: str
     research_id: str
-    candidates: Candidates
-    """At the operating point only, on the cropped grid."""
     matching: Matching
     """At the operating point."""
+    candidates: Places
+    """Of the candidates at the operating point."""
+    lesions: Places
+    """Of the reference lesions."""
     found_confidence: NDArray[np.float64]
     """Confidence of every lesion found at or below the operating point."""
     false_confidence: NDArray[np.float64]
@@ -152,8 +166,6 @@ class CaseResult:
     value_violations: int
     reliability: Reliability
     draws: DrawScores | None
-    box: tuple[slice, slice, slice]
-    """Where `candidates` lie in the case's grid."""
 
     @property
     def case_score(self) -> float:
@@ -190,15 +202,12 @@ def score_case(prediction: Prediction, reference: Reference, uniforms: Sequence[
     ml = reference.voxel_ml
 
     every = lesion_candidates(inside, probability, threshold=prediction.threshold)
-    operating = Candidates(
-        labels=np.where(every.labels <= every.operating.sum(), every.labels, 0),
-        confidence=every.confidence[every.operating],
-        operating=every.operating[every.operating],
-    )
-    matching = match_lesions(operating.labels, operating.confidence, labels, ignored)
-    curve = (
-        matching if every.operating.all() else match_lesions(every.labels, every.confidence, labels, ignored)
-    )
+    count = int(every.operating.sum())
+    found = np.where(every.labels <= count, every.labels, 0)
+    matching = match_lesions(found, every.confidence[:count], labels, ignored)
+    curve = matching
+    if count < every.operating.size:
+        curve = match_lesions(every.labels, every.confidence, labels, ignored)
     tdv = agreement.total_diffusion_volume(inside, valid, ml)
     gadc = agreement.global_adc(adc, inside, valid)
     covered, whole = agreement.covered_volume(inside, lesions, ml)
@@ -208,8 +217,9 @@ def score_case(prediction: Prediction, reference: Reference, uniforms: Sequence[
     return CaseResult(
         case_id=reference.case_id,
         research_id=reference.research_id,
-        candidates=operating,
         matching=matching,
+        candidates=_places(found, count, box),
+        lesions=_places(labels, matching.found.size, box),
         found_confidence=curve.found_confidence[curve.found],
         false_confidence=curve.false_confidence,
         dice=_mean([agreement.dice(r, inside) for r in readings]),
@@ -227,8 +237,18 @@ def score_case(prediction: Prediction, reference: Reference, uniforms: Sequence[
         value_violations=violations,
         reliability=_mean_reliability(sums),
         draws=None if prediction.draws is None else _score_draws(prediction.draws, reference, uniforms),
-        box=box,
     )
+
+
+def _places(labels: NDArray[np.int32], count: int, box: tuple[slice, slice, slice]) -> Places:
+    index = np.nonzero(labels)
+    number = labels[index] - 1
+    voxels = np.bincount(number, minlength=count).astype(np.int64)
+    sums = [
+        np.bincount(number, weights=axis + cut.start, minlength=count)
+        for axis, cut in zip(index, box, strict=True)
+    ]
+    return Places(voxels, np.stack(sums, axis=-1) / np.maximum(voxels, 1)[:, None])
 
 
 def draw_volumes(

@@ -22,7 +22,11 @@ FROC_RATES: Final = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass(frozen=True)
 class CurveCounts:
-    """What each case adds to the curve at every distinct confidence.
+    """What each case adds to the curve at every confidence at which a lesion is found.
+
+    Between two such thresholds only false positives are added: average precision has no step there, and no
+    sensitivity is reached that the higher threshold does not reach with fewer false positives. So both are
+    exact on these few points, however many candidates there are.
 
     Attributes:
         threshold: float64 (T,), descending.
@@ -35,24 +39,24 @@ class CurveCounts:
     false_positives: NDArray[np.float64]
 
 
-def curve_counts(found: Sequence[NDArray[np.float64]], false: Sequence[NDArray[np.float64]]) -> CurveCounts:
+def curve_counts(
+    found: Sequence[NDArray[np.float64]], false: Sequence[NDArray[np.float64]]
+) -> CurveCounts:
     """Cumulative counts per case; candidates of equal confidence enter together.
 
     Args:
         found: Per case, the confidences credited to its found lesions.
         false: Per case, the confidences of its false positives.
     """
-    threshold = np.unique(np.concatenate([*found, *false, np.zeros(0)]))[::-1]
+    threshold = np.unique(np.concatenate([*found, np.zeros(0)]))[::-1]
 
-    def cumulative(cases: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    def at_or_above(cases: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         table = np.zeros((len(cases), threshold.size))
         for row, confidence in zip(table, cases, strict=True):
-            # Position of each confidence in the descending list of thresholds.
-            position = threshold.size - 1 - np.searchsorted(threshold[::-1], confidence)
-            row[:] = np.cumsum(np.bincount(position, minlength=threshold.size))
+            row[:] = confidence.size - np.searchsorted(np.sort(confidence), threshold, side="left")
         return table
 
-    return CurveCounts(threshold, cumulative(found), cumulative(false))
+    return CurveCounts(threshold, at_or_above(found), at_or_above(false))
 
 
 def average_precision(

@@ -23,8 +23,9 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
+
+from diffusion_adc.inference.lesions import connected_components
 
 MIN_IOU: Final = 0.10
 """Smallest intersection over union of a hit (PI-CAI: Saha et al., Lancet Oncol 2024;25:879)."""
@@ -42,8 +43,6 @@ IGNORED: Final = "ignored"
 
 Confidence = Literal["max", "mean"]
 Credit = Literal["best", "matched"]
-
-_NEIGHBORS = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Matching:
 
 
 def components(mask: NDArray[np.generic]) -> tuple[NDArray[np.int32], int]:
-    """26-connected components of a volume.
+    """26-connected components of a volume, numbered as in a map's own lesion table (largest first).
 
     Args:
         mask: (I, J, K), tumor where it is not 0.
@@ -119,8 +118,8 @@ def components(mask: NDArray[np.generic]) -> tuple[NDArray[np.int32], int]:
     box = bounding_box(foreground)
     if box is None:
         return labels, 0
-    count = ndimage.label(foreground[box], structure=_NEIGHBORS, output=labels[box])
-    return labels, int(count)
+    labels[box] = connected_components(foreground[box])
+    return labels, int(labels[box].max())
 
 
 def bounding_box(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, slice, slice] | None:
@@ -169,10 +168,12 @@ def lesion_candidates(
         raise ValueError("probability must lie in [0, 1] and be finite")
     labels, count = components(presence)
     operating = count
-    level = threshold / 2.0
+    level, held = threshold / 2.0, int(presence.sum())
     while level >= lowest:
-        cut, parts = components(np.logical_or(probability >= level, presence))
-        if parts:
+        mask = np.logical_or(probability >= level, presence)
+        if int(mask.sum()) > held:  # a cut that adds nothing has no new candidate
+            held = int(mask.sum())
+            cut, parts = components(mask)
             taken = np.zeros(parts + 1, dtype=bool)
             taken[cut[labels > 0]] = True
             renumber = np.zeros(parts + 1, dtype=np.int32)
@@ -241,7 +242,7 @@ def match_lesions(
         ignored = ignored & (reference == 0)
         counted = np.where(ignored, 0, candidates)
     iou = _iou_matrix(counted, reference, n, m)
-    enough = iou >= min_iou
+    enough: NDArray[np.bool_] = np.asarray(iou >= min_iou)
 
     # As picai_eval: insufficient overlap weighs nothing, any sufficient one at least 1.
     rows, columns = linear_sum_assignment(np.where(enough, iou + 1.0, 0.0), maximize=True)
@@ -250,7 +251,7 @@ def match_lesions(
 
     partner = np.zeros(n, dtype=np.int64)
     partner[columns] = rows + 1
-    on_lesion = enough.any(axis=0)
+    on_lesion = np.asarray(enough.any(axis=0))
     on_ignored = _on_ignored(candidates, ignored, n, min_iou)
     outcome = tuple(
         HIT if partner[c] else SPLIT if on_lesion[c] else IGNORED if on_ignored[c] else FALSE_POSITIVE

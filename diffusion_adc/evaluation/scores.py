@@ -37,7 +37,6 @@ from diffusion_adc.evaluation.detection import (
     curve_counts,
     froc,
 )
-from diffusion_adc.evaluation.lesions import FALSE_POSITIVE
 
 MODEL: Final = "model"
 EMPTY: Final = "B0"
@@ -258,14 +257,13 @@ def case_row(method: str, result: CaseResult) -> dict[str, Any]:
 
 
 def lesion_rows(
-    method: str, result: CaseResult, labels: NDArray[np.int32], affine: NDArray[np.floating], voxel_ml: float
+    method: str, result: CaseResult, affine: NDArray[np.floating], voxel_ml: float
 ) -> list[dict[str, Any]]:
     """Lines of lesions.csv: the reference lesions, then the candidates of the map at its operating point.
 
     Args:
         method: The method's id.
         result: Its result on the case.
-        labels: int32 (I, J, K), the numbered reference lesions on the case's grid.
         affine: (4, 4), voxel index to RAS+ mm.
         voxel_ml: Volume of a voxel, mL.
     """
@@ -287,34 +285,20 @@ def lesion_rows(
             "outcome": outcome,
             "partner": int(match.partner[n]) or "",
             "confidence": match.confidence[n],
-            "iou": 0.0 if outcome == FALSE_POSITIVE else match.candidate_iou[n],
+            "iou": match.candidate_iou[n],
         }
         for n, outcome in enumerate(match.outcome)
     ]
+    matrix = np.asarray(affine, dtype=np.float64)
     rows: list[dict[str, Any]] = []
-    for group, volume in ((references, labels[result.box]), (candidates, result.candidates.labels)):
-        voxels, centroids = _geometry(volume, len(group), result.box, affine)
+    for group, places in ((references, result.lesions), (candidates, result.candidates)):
+        centroids = places.center @ matrix[:3, :3].T + matrix[:3, 3]
         for n, fields in enumerate(group):
-            place = dict(zip(LESION_COLUMNS[-3:], centroids[n], strict=True))
-            row = {"method": method, "case_id": result.case_id, "number": n + 1, **fields, **place}
-            row["volume_ml"] = voxels[n] * voxel_ml
+            row = {"method": method, "case_id": result.case_id, "number": n + 1, **fields}
+            row["volume_ml"] = places.voxels[n] * voxel_ml
+            row |= zip(LESION_COLUMNS[-3:], centroids[n], strict=True)
             rows.append({name: _cell(row[name]) for name in LESION_COLUMNS})
     return rows
-
-
-def _geometry(
-    labels: NDArray[np.int32], count: int, box: tuple[slice, ...], affine: NDArray[np.floating]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Voxels (count,) and centroid in RAS+ mm (count, 3) of each number."""
-    index = np.nonzero(labels)
-    number = labels[index] - 1
-    voxels = np.bincount(number, minlength=count)
-    center = np.stack(
-        [np.bincount(number, weights=axis + cut.start, minlength=count) for axis, cut in zip(index, box, strict=True)],
-        axis=-1,
-    ) / np.maximum(voxels, 1)[:, None]  # fmt: skip
-    matrix = np.asarray(affine, dtype=np.float64)
-    return voxels, center @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def _cell(value: Any) -> Any:

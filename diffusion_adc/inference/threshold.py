@@ -29,8 +29,8 @@ TDV_OFFSET_ML: Final = 0.1
 """Offset of log-TDV, as in the scores."""
 TIE: Final = 0.002
 """Thresholds whose criterion differs by less are equal: far below what a few dozen cases can tell apart."""
-BASE_THRESHOLDS: Final = tuple(round(0.02 * n, 2) for n in range(1, 50))
-"""Candidate thresholds of a continuous probability."""
+BASE_LOGITS: Final = tuple(round(0.1 * n, 1) for n in range(-80, 81))
+"""Candidate thresholds of the base head, as logits before the temperature, which keeps their order."""
 
 _LOGIT_EDGES: Final = np.linspace(-40.0, 40.0, 3201)
 _TEMPERATURES: Final = (0.1, 10.0)
@@ -57,7 +57,7 @@ class CaseCurve:
 
 
 def case_curve(
-    probability: NDArray[np.floating],
+    score: NDArray[np.floating],
     readings: Sequence[NDArray[np.bool_]],
     usable: NDArray[np.bool_],
     voxel_ml: float,
@@ -66,15 +66,15 @@ def case_curve(
     """Measure one case at every threshold in one pass over its voxels.
 
     Args:
-        probability: (I, J, K).
+        score: (I, J, K), probability or logit.
         readings: Presence (I, J, K) of each reader, at least one.
         usable: bool (I, J, K), voxels with a valid ADC; the others do not count.
         voxel_ml: Volume of a voxel.
         thresholds: (M,) ascending.
     """
     levels = np.asarray(thresholds, dtype=np.float64)
-    above = np.flatnonzero(usable.ravel() & (probability.ravel() >= levels[0]))
-    passed = np.searchsorted(levels, probability.ravel()[above].astype(np.float64), side="right")
+    above = np.flatnonzero(usable.ravel() & (score.ravel() >= levels[0]))
+    passed = np.searchsorted(levels, score.ravel()[above].astype(np.float64), side="right")
 
     def volume(selection: NDArray[np.intp]) -> NDArray[np.float64]:
         counts = np.bincount(selection, minlength=levels.size + 1)[1:]

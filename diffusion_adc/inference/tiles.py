@@ -7,7 +7,7 @@ A volume that fits into one window is one tile with weight 1, and nothing is ble
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 import torch
@@ -99,7 +99,9 @@ class Blend:
         device: Where the sums are kept.
     """
 
-    def __init__(self, shape: Sequence[int], boxes: Sequence[Box], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, shape: Sequence[int], boxes: Sequence[Box], device: torch.device | str = "cpu"
+    ) -> None:
         self.shape, self.boxes = tuple(shape), list(boxes)
         total = torch.zeros(self.shape, device=device)
         self._weights: dict[tuple[int, ...], Tensor] = {}
@@ -115,7 +117,7 @@ class Blend:
             self._weights[size] = window_weight(size).to(device)
         return self._weights[size]
 
-    def mean(self, values: Iterator[tuple[Box, Tensor]]) -> Tensor:
+    def mean(self, values: Iterable[tuple[Box, Tensor]]) -> Tensor:
         """Blend tiles (N, C, *tile) into the whole (N, C, *shape).
 
         Args:

@@ -131,7 +131,7 @@ class TumorMap:
             "viable_ml": self.viable_ml.record(),
             "treated_ml": self.treated_ml.record(),
             "empty_draws": round(self.empty_draws, 6),
-            "lesions": len(self.lesions.rows),
+            "n_lesions": len(self.lesions.rows),
             "tau": self.tau,
             "draws": int(self.draws.shape[-1]),
             "flags": list(self.flags),

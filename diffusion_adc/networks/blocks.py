@@ -13,7 +13,15 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-__all__ = ["ChannelNorm", "ResidualBlock", "Upsample", "channels_last", "convolution", "downsample", "level_strides"]
+__all__ = [
+    "ChannelNorm",
+    "ResidualBlock",
+    "Upsample",
+    "channels_last",
+    "convolution",
+    "downsample",
+    "level_strides",
+]
 
 
 def convolution(

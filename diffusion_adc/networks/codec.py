@@ -55,15 +55,16 @@ class Codec(ABC):
             raise ValueError(f"codec: {spatial_dims} spatial dimensions; expected 2 or 3")
         if target not in ("plain", "signed_distance"):
             raise ValueError(f"codec: target {target!r}; expected plain or signed_distance")
-        if target == "signed_distance":
-            if spacing_mm is None or len(spacing_mm) != spatial_dims or min(spacing_mm) <= 0:
-                raise ValueError(
-                    f"codec: signed distance with spacing_mm {spacing_mm}; "
-                    f"expected {spatial_dims} positive spacings of the working grid"
-                )
+        if target == "signed_distance" and (
+            spacing_mm is None or len(spacing_mm) != spatial_dims or min(spacing_mm) <= 0
+        ):
+            raise ValueError(
+                f"codec: signed distance with spacing_mm {spacing_mm}; "
+                f"expected {spatial_dims} positive spacings of the working grid"
+            )
         self.spatial_dims = spatial_dims
         self.target: Target = target
-        self.spacing_mm = tuple(float(s) for s in spacing_mm) if target == "signed_distance" else None
+        self.spacing_mm = tuple(float(s) for s in spacing_mm or ()) if target == "signed_distance" else None
         self.bound = BOUND_MM if target == "signed_distance" else 1.0
 
     def field(self, presence: Tensor) -> Tensor:

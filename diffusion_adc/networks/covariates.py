@@ -20,6 +20,8 @@ class CovariateToken(nn.Module):
         super().__init__()
         self.n_covariates = n_covariates
         self.width = width
+        if n_covariates == 0:
+            return  # no parameters: a distributed strategy would wait for their gradients
         self.null = nn.Parameter(torch.zeros(n_covariates))
         self.mlp = nn.Sequential(nn.Linear(2 * n_covariates, width), nn.SiLU(), nn.Linear(width, width))
 

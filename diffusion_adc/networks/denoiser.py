@@ -6,6 +6,7 @@ levels cost an eighth per halving in 3-D and let distant lesions of a patch be d
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -44,13 +45,13 @@ class DenoiserNetwork(nn.Module):
         embedding: int = 128,
     ) -> None:
         """Args:
-            spatial_dims: 2 or 3.
-            channels: Latent channels C.
-            condition: Channels of the condition maps.
-            token: Length of the covariate token.
-            width: Channels at the latent's grid; coarser levels have twice as many.
-            strides: Strides of the coarser levels.
-            embedding: Length of the FiLM vector.
+        spatial_dims: 2 or 3.
+        channels: Latent channels C.
+        condition: Channels of the condition maps.
+        token: Length of the covariate token.
+        width: Channels at the latent's grid; coarser levels have twice as many.
+        strides: Strides of the coarser levels.
+        embedding: Length of the FiLM vector.
         """
         super().__init__()
         dims = spatial_dims
@@ -61,7 +62,7 @@ class DenoiserNetwork(nn.Module):
         self.time = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.token = nn.Linear(token, embedding)
         self.embedding = embedding
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.descend = nn.ModuleList(ResidualBlock(dims, w, embedding) for w in widths)
         self.down = nn.ModuleList(downsample(dims, a, b, s) for (a, b), s in zip(pairs, strides, strict=True))
         self.up = nn.ModuleList(Upsample(dims, b, a, s) for (a, b), s in zip(pairs, strides, strict=True))

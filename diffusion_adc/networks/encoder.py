@@ -6,6 +6,7 @@ resolution without losing a voxel, and the base head predicts Haar coefficients 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,15 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from .blocks import ChannelNorm, ResidualBlock, Upsample, channels_last, convolution, downsample, level_strides
+from .blocks import (
+    ChannelNorm,
+    ResidualBlock,
+    Upsample,
+    channels_last,
+    convolution,
+    downsample,
+    level_strides,
+)
 from .haar import haar, haar_channels, inverse_haar
 
 __all__ = ["Encoder", "Features", "Stem", "set_base_prevalence"]
@@ -48,7 +57,7 @@ class Features:
         """
         coarse = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
         fine = tuple(slice(a * f, (a + n) * f) for a, n, f in zip(start, size, self.factor, strict=True))
-        return replace(self, maps=self.maps[(..., *coarse)], base_logit=self.base_logit[(..., *fine)])
+        return replace(self, maps=self.maps[:, :, *coarse], base_logit=self.base_logit[:, :, *fine])
 
     def repeat(self, times: int) -> Features:
         """Each case `times` over, copies of a case next to each other (no memory is copied for one case)."""
@@ -58,7 +67,9 @@ class Features:
         def again(x: Tensor) -> Tensor:
             return x.expand(times, *x.shape[1:]) if x.shape[0] == 1 else x.repeat_interleave(times, dim=0)
 
-        return replace(self, maps=again(self.maps), base_logit=again(self.base_logit), token=again(self.token))
+        return replace(
+            self, maps=again(self.maps), base_logit=again(self.base_logit), token=again(self.token)
+        )
 
 
 class Encoder(nn.Module):
@@ -94,7 +105,9 @@ class Encoder(nn.Module):
         """
         super().__init__()
         if not channels or stem not in ("haar", "full"):
-            raise ValueError(f"encoder: channels {tuple(channels)}, stem {stem!r}; expected widths and haar or full")
+            raise ValueError(
+                f"encoder: channels {tuple(channels)}, stem {stem!r}; expected widths and haar or full"
+            )
         self.spatial_dims = spatial_dims
         self.factor = tuple(factor) if factor is not None else (2,) * spatial_dims
         strides = level_strides(spatial_dims, len(channels), slice_halvings)
@@ -107,7 +120,7 @@ class Encoder(nn.Module):
         # One learned offset per missing sequence: the network can tell "missing" from "zero signal".
         self.missing = nn.Linear(flags, channels[0], bias=False)
         nn.init.zeros_(self.missing.weight)
-        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        pairs = list(itertools.pairwise(channels))
         self.descend = nn.ModuleList(ResidualBlock(dims, c) for c in channels)
         self.down = nn.ModuleList(downsample(dims, a, b, s) for (a, b), s in zip(pairs, strides, strict=True))
         self.up = nn.ModuleList(Upsample(dims, b, a, s) for (a, b), s in zip(pairs, strides, strict=True))
@@ -146,7 +159,9 @@ class Encoder(nn.Module):
             ValueError: An axis is not a multiple of `alignment`.
         """
         if any(s % a for s, a in zip(images.shape[2:], self.alignment, strict=True)):
-            raise ValueError(f"encoder: shape {tuple(images.shape[2:])}; expected multiples of {self.alignment}")
+            raise ValueError(
+                f"encoder: shape {tuple(images.shape[2:])}; expected multiples of {self.alignment}"
+            )
         x = channels_last(haar(images, self.stem_factor))
         x = self.stem(x)
         x = x + self.missing(1 - available).reshape(x.shape[0], -1, *(1,) * self.spatial_dims)
@@ -164,7 +179,9 @@ class Encoder(nn.Module):
 
     def _on_latent_grid(self, maps: Tensor) -> Tensor:
         for axis, (have, want) in enumerate(zip(self.stem_factor, self.factor, strict=True)):
-            if have < want:  # every voxel kept, as channels would be: the mean of a cell is enough for a condition
+            if (
+                have < want
+            ):  # every voxel kept, as channels would be: the mean of a cell is enough for a condition
                 maps = maps.unflatten(2 + axis, (-1, want // have)).mean(3 + axis)
             elif have > want:
                 maps = maps.repeat_interleave(have // want, dim=2 + axis)

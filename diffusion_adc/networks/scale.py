@@ -60,6 +60,15 @@ class LatentScale(nn.Module):
         """Inverse of `standardize`."""
         return z * self._per_channel(self.std) + self._per_channel(self.mean)
 
+    def encode_field(self, field: Tensor) -> Tensor:
+        """Field (B, 1, *S) → standardized latent (B, C, *s)."""
+        return self.standardize(self.codec.encode_field(field))
+
+    def ignorance(self) -> Tensor:
+        """Cross-entropy (nats per voxel) of a forecast that knows nothing but the prevalence, a scalar."""
+        share = self.prevalence.clamp(1e-6, 1 - 1e-6)
+        return -(share * share.log() + (1 - share) * (1 - share).log())
+
     def _per_channel(self, values: Tensor) -> Tensor:
         return values.view(1, -1, *(1,) * self.codec.spatial_dims)
 
@@ -105,7 +114,9 @@ class LatentScale(nn.Module):
         self.count.fill_(seen)
         return seen
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         stored = state_dict.get(prefix + "fingerprint")
         if stored is not None and stored.tolist() != self.fingerprint.tolist():
             raise ScaleMismatchError(

@@ -79,10 +79,13 @@ def test_randomized_pit_is_uniform_with_ties_and_shows_too_narrow_draws() -> Non
     counts = rng.poisson(1.2, size=(4000, 10)).astype(float)  # many ties, many empties
     pit = [cal.randomized_pit(row[:9], row[9], u) for row, u in zip(counts, rng.random(4000), strict=True)]
     assert stats.kstest(pit, "uniform").pvalue > 0.01
-    assert 0 <= min(pit)
+    assert min(pit) >= 0
     assert max(pit) <= 1
     narrow = rng.normal(0, 0.4, (2000, 9))
-    far = [cal.randomized_pit(x, y, u) for x, y, u in zip(narrow, rng.normal(size=2000), rng.random(2000), strict=True)]
+    far = [
+        cal.randomized_pit(x, y, u)
+        for x, y, u in zip(narrow, rng.normal(size=2000), rng.random(2000), strict=True)
+    ]
     outer = np.mean((np.array(far) < 0.1) | (np.array(far) > 0.9))
     assert outer > 0.4
 
@@ -99,9 +102,9 @@ def test_brier_and_ece_in_closed_form() -> None:
     assert float(ece) == pytest.approx(0.0, abs=0.01)
     lying = rng.random(shape) < np.clip(probability + 0.1, 0, 1)
     sums = cal.reliability(probability, lying, everywhere)
-    assert float(cal.expected_calibration_error(sums.voxels, sums.probability, sums.present)) == pytest.approx(
-        0.1, abs=0.01
-    )
+    assert float(
+        cal.expected_calibration_error(sums.voxels, sums.probability, sums.present)
+    ) == pytest.approx(0.1, abs=0.01)
 
 
 def test_probabilities_of_0_and_1_and_an_empty_region() -> None:

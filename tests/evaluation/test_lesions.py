@@ -54,9 +54,11 @@ def random_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(detection: np.ndarray, reference: np.ndarray, **options: object) -> Matching:
-    labels, count = components(detection)
+    # Numbered in raster order, as picai_eval does: candidates of equal overlap are told apart by it alone.
+    labels, count = ndimage.label(detection, np.ones((3, 3, 3)), output=np.int32)
+    lesions, _ = ndimage.label(reference, np.ones((3, 3, 3)), output=np.int32)
     peak = ndimage.maximum(detection, labels, np.arange(1, count + 1)) if count else np.zeros(0)
-    return match_lesions(labels, np.asarray(peak, dtype=float), components(reference)[0], **options)
+    return match_lesions(labels, np.asarray(peak, dtype=float), lesions, **options)
 
 
 def picai_rows(matching: Matching) -> list[tuple[int, float, float]]:
@@ -70,7 +72,7 @@ def test_matching_equals_picai_eval_on_random_volumes() -> None:
     from picai_eval.eval import evaluate_case
 
     cases, multiple, split = 0, 0, 0
-    for seed in range(240):
+    for seed in range(150):
         detection, reference = random_pair(seed)
         theirs, _, _, _ = evaluate_case(detection, reference)
         matching = ours(detection, reference, credit="matched")
@@ -81,9 +83,9 @@ def test_matching_equals_picai_eval_on_random_volumes() -> None:
         cases += 1
         multiple += matching.found.size > 1
         split += "split" in matching.outcome
-    assert cases == 240
-    assert multiple > 60
-    assert split > 20
+    assert cases == 150
+    assert multiple > 40
+    assert split > 12
 
 
 def test_average_precision_and_auroc_equal_picai_eval() -> None:
@@ -161,9 +163,7 @@ def test_scores_without_denominator_are_nan() -> None:
 
 def test_froc_reads_the_step_below_the_rate() -> None:
     # Two cases; by falling confidence: hit, false positive, hit, two false positives, hit.
-    counts = curve_counts(
-        [np.array([0.9, 0.7]), np.array([0.5])], [np.array([0.8, 0.6]), np.array([0.6])]
-    )
+    counts = curve_counts([np.array([0.9, 0.7]), np.array([0.5])], [np.array([0.8, 0.6]), np.array([0.6])])
     pooled = counts.hits.sum(0), counts.false_positives.sum(0)
     assert [float(froc(*pooled, 4.0, 2.0, rate)) for rate in (0.0, 0.49, 0.5, 1.49, 1.5)] == [
         0.25, 0.25, 0.5, 0.5, 0.75,

@@ -20,7 +20,9 @@ def test_the_same_draw_is_the_same_noise_and_no_other_is() -> None:
 
 
 def test_keys_do_not_collide_where_numbers_run_together() -> None:
-    keys = {tuple(noise_key(s, c, d)) for s, c, d in ((1, "A001_01", 11), (11, "A001_01", 1), (1, "1A001_01", 1))}
+    keys = {
+        tuple(noise_key(s, c, d)) for s, c, d in ((1, "A001_01", 11), (11, "A001_01", 1), (1, "1A001_01", 1))
+    }
     assert len(keys) == 3
 
 
@@ -54,6 +56,11 @@ def test_voxels_and_channels_are_independent() -> None:
 
 
 def test_one_slice_and_a_wrong_correlation() -> None:
-    assert noise_field((4, 5, 7, 1), seed=0, case_id="A001_01", draw=0, slice_correlation=0.9).shape == (4, 5, 7, 1)
+    assert noise_field((4, 5, 7, 1), seed=0, case_id="A001_01", draw=0, slice_correlation=0.9).shape == (
+        4,
+        5,
+        7,
+        1,
+    )
     with pytest.raises(ValueError, match="slice correlation"):
         noise_field(SHAPE, seed=0, case_id="A001_01", draw=0, slice_correlation=1.5)

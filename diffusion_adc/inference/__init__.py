@@ -1,0 +1,1 @@
+"""Whole volumes from a stage: K draws, then measured ADC × presence with intervals."""

@@ -1,0 +1,283 @@
+"""A cohort's tumor maps from a run: resumable, repeatable, one folder per case.
+
+A case whose folder is complete, undamaged and drawn with the same run, settings and inputs is kept; every
+other one is drawn anew. The files of a rerun are the same bytes as those of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from diffusion_adc.domain.case import Case
+from diffusion_adc.domain.cohort import Cohort
+from diffusion_adc.domain.errors import CaseError, CohortError, DiffusionAdcError, UsageError
+from diffusion_adc.inference.calibrate import Calibration, calibration_for, validation_cases
+from diffusion_adc.inference.native import draw_native, split_cohort
+from diffusion_adc.inference.run import LoadedRun, load_run, run_settings
+from diffusion_adc.inference.settings import DrawSettings
+from diffusion_adc.inference.tumor_map import TumorMap, build_tumor_map
+from diffusion_adc.records import maps as files
+from diffusion_adc.records.atomic import sha256_file
+from diffusion_adc.records.cohort import read_cohort
+
+__all__ = ["DrawSettings", "draw_case", "draw_cohort", "run_settings"]
+
+Progress = Callable[[int, int], None]
+"""Called with the cases done and the number of cases."""
+
+_SCORES: Final = ("scores.json", "cases.csv", "lesions.csv")
+
+
+def draw_case(
+    run: LoadedRun,
+    cohort_dir: Path,
+    cohort: Cohort,
+    case: Case,
+    calibration: Calibration,
+    settings: DrawSettings,
+) -> TumorMap:
+    """The tumor map of one case.
+
+    Args:
+        run: The run.
+        cohort_dir: The cohort's folder.
+        cohort: The cohort, for the case's covariates.
+        case: The case.
+        calibration: Thresholds and temperature.
+        settings: How to draw.
+
+    Raises:
+        CaseError: A volume is missing or damaged, or the ADC map has no valid voxel.
+        DiffusionAdcError: A value of the map is not the scanner's.
+    """
+    drawn = draw_native(run, cohort_dir, cohort, case, settings)
+    return build_tumor_map(
+        drawn.adc,
+        drawn.usable,
+        drawn.affine,
+        drawn.draws,
+        calibration.base_probability(drawn.base_logit),
+        calibration.tau,
+        flags=case.declared,
+    )
+
+
+def draw_cohort(
+    run_dir: Path,
+    cohort_dir: Path,
+    out: Path,
+    split: str = "test",
+    settings: DrawSettings | None = None,
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    threads: int | None = None,
+    resume: bool = True,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Draw a split of a cohort.
+
+    A case that cannot be used does not stop the others: maps.json lists it under ``refused``, by case ID with
+    the reason.
+
+    Args:
+        run_dir: RUN.
+        cohort_dir: The cohort to draw.
+        out: MAPS.
+        split: train, val, test or all.
+        settings: How to draw; the experiment's own by default.
+        checkpoint: ``best`` or ``last``.
+        device: ``auto``, ``cpu``, ``cuda`` …
+        threads: Threads of the CPU; left alone by default.
+        resume: Keep complete cases drawn with the same run, settings and inputs.
+        command: Words of the command, for the record; never a path.
+        progress: Called after every case, validation cases of a first calibration included.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UsageError: No run, no cohort, no case in the split, no calibration, or other cases' maps in `out`.
+        CohortError: The cohort or the checkpoint is damaged.
+        CaseError: No case at all could be drawn; the first one's reason.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run = load_run(run_dir, checkpoint, device)
+    cohort = read_cohort(cohort_dir)
+    chosen = settings or run.settings
+    cases = _cases(run, cohort, split)
+    _refuse_strangers(out, cases)
+    pending = _Pending(len(cases), progress)
+    calibration = calibration_for(run, cohort_dir, pending.calibrating)
+    manifest = _manifest(run, cohort, cases, split, chosen, calibration, checkpoint, command)
+    refused: dict[str, str] = {}
+    first_refusal: DiffusionAdcError | None = None
+    files.write_maps_manifest(out, {**manifest, "complete": False, "refused": {}})
+    for case in cases:
+        drawn_with = _drawn_with(run, cohort, case, chosen, calibration)
+        if not (resume and _is_complete(out, case.case_id, drawn_with)):
+            _drop_scores(out)
+            try:
+                tumor_map = draw_case(run, cohort_dir, cohort, case, calibration, chosen)
+            except (CaseError, CohortError) as error:
+                # A damaged input concerns this case; anything else (a full disk) concerns all of them.
+                if isinstance(error, CohortError) and error.code is None:
+                    raise
+                refused[case.case_id] = str(error)
+                first_refusal = first_refusal or error
+            else:
+                _write(out, case, tumor_map, manifest, drawn_with)
+        pending.done()
+    files.write_maps_manifest(out, {**manifest, "complete": True, "refused": refused})
+    if first_refusal is not None and len(refused) == len(cases):
+        raise first_refusal
+    return out
+
+
+class _Pending:
+    """One count over the validation cases of a first calibration and the cases to draw."""
+
+    def __init__(self, cases: int, progress: Progress | None) -> None:
+        self.progress, self.cases, self.before, self.count = progress, cases, 0, 0
+
+    def calibrating(self, done: int, total: int) -> None:
+        self.before = total
+        self._show(done)
+
+    def done(self) -> None:
+        self.count += 1
+        self._show(self.before + self.count)
+
+    def _show(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, self.before + self.cases)
+
+
+def _cases(run: LoadedRun, cohort: Cohort, split: str) -> list[Case]:
+    chosen = cohort.cases if split == "all" else split_cohort(run, cohort).split(split)
+    if not chosen:
+        held = ", ".join(sorted({case.split for case in cohort.cases}))
+        raise UsageError(
+            f"no case in the split {split}", f"one of those the cohort has ({held})", "choose another --split"
+        )
+    return sorted(chosen, key=lambda case: case.case_id)
+
+
+def _refuse_strangers(out: Path, cases: Sequence[Case]) -> None:
+    wanted = {case.case_id for case in cases}
+    strangers = [case_id for case_id in files.map_case_ids(out) if case_id not in wanted]
+    if strangers:
+        raise UsageError(
+            f"{out.name} holds maps of {len(strangers)} cases that are not among the {len(wanted)} to draw",
+            "an empty folder or maps of these cases",
+            "choose another --out or remove the folder",
+        )
+
+
+def _manifest(
+    run: LoadedRun,
+    cohort: Cohort,
+    cases: Sequence[Case],
+    split: str,
+    settings: DrawSettings,
+    calibration: Calibration,
+    checkpoint: str,
+    command: str | None,
+) -> dict[str, Any]:
+    words = f"draw --split {split} --draws {settings.draws} --steps {settings.steps} --seed {settings.seed}"
+    fitted_here = {case.case_id for case in validation_cases(run, cohort)} & {case.case_id for case in cases}
+    return {
+        "run": run.name,
+        "checkpoint": checkpoint,
+        "checkpoint_sha256": run.checkpoint_sha256,
+        "cohort_digest": cohort.digest,
+        "provenance": cohort.provenance,
+        "split": split,
+        "split_kind": run.split,
+        "cases": [case.case_id for case in cases],
+        "command": command or words,
+        "draws": settings.draws,
+        "steps": settings.steps,
+        "seed": settings.seed,
+        "settings": _settings_in_force(run, settings),
+        "tau": calibration.tau,
+        "base_tau": calibration.base_tau,
+        "temperature": calibration.temperature,
+        "calibration": calibration.record(),
+        # Scores of cases on which the thresholds were fixed are not scores of unseen cases.
+        "thresholds_fitted_on_these_cases": bool(fitted_here) and calibration.cohort_digest == cohort.digest,
+        "research_use_only": True,
+    }
+
+
+def _settings_in_force(run: LoadedRun, settings: DrawSettings) -> dict[str, Any]:
+    return {
+        **settings.what_decides_a_draw(),
+        "sampler": settings.sampler or run.stage.sampler_name,
+        "slice_correlation": settings.correlation(run.stage.spatial_dims),
+    }
+
+
+def _drawn_with(
+    run: LoadedRun, cohort: Cohort, case: Case, settings: DrawSettings, calibration: Calibration
+) -> str:
+    """SHA-256 over everything a case's map depends on; paths and names of runs are not among it."""
+    inputs = {name: digest for name, digest in case.files.items() if "/" not in name}
+    values = {
+        "checkpoint": run.checkpoint_sha256,
+        "settings": _settings_in_force(run, settings),
+        "thresholds": [calibration.tau, calibration.base_tau, calibration.temperature],
+        "recipe": run.recipe.fingerprint,
+        "covariates": [list(run.covariates), asdict(cohort.covariates(case))],
+        "inputs": inputs,
+        "b": [case.b_low, case.b_high],
+        "declared": list(case.declared),
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _is_complete(out: Path, case_id: str, drawn_with: str) -> bool:
+    """Whether a case's folder was drawn with the same things and its volumes are as they were written."""
+    try:
+        record = files.read_map_record(out, case_id)
+        digests = record["sha256"]
+        return (
+            record["drawn_with"] == drawn_with
+            and set(digests) == set(files.MAP_VOLUMES)
+            and (out / case_id / "lesions.csv").is_file()
+            and all(
+                sha256_file(out / case_id / f"{name}.nii.gz") == digest for name, digest in digests.items()
+            )
+        )
+    except (CohortError, OSError, KeyError, TypeError):
+        return False
+
+
+def _drop_scores(out: Path) -> None:
+    # Scores of maps that are about to be replaced would be read as scores of the new ones.
+    for name in _SCORES:
+        (out / name).unlink(missing_ok=True)
+
+
+def _write(out: Path, case: Case, tumor_map: TumorMap, manifest: Mapping[str, Any], drawn_with: str) -> None:
+    record = {
+        "case_id": case.case_id,
+        **{
+            name: manifest[name]
+            for name in ("run", "checkpoint_sha256", "steps", "seed", "research_use_only")
+        },
+        **tumor_map.record(),
+        "drawn_with": drawn_with,
+    }
+    files.write_map_case(
+        out, case.case_id, tumor_map.volumes(), tumor_map.affine, tumor_map.lesions.rows, record
+    )

@@ -1,0 +1,173 @@
+"""What inference needs of a stage that draws presence, whatever it was trained with.
+
+Axes: ``B C I J K`` in batches, ``S`` the network's own spatial shape (``I J`` in 2-D, where K is 1).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from diffusion_adc.diffusion import Denoiser, RectifiedFlow, Sampler, SamplerName, make_sampler
+from diffusion_adc.domain.errors import UsageError
+from diffusion_adc.domain.sequences import CHANNELS
+from diffusion_adc.networks import Codec, CovariateToken, DenoiserNetwork, Encoder, Features, LatentScale
+
+from .condition import availability_flags
+
+__all__ = ["DrawingStage"]
+
+
+class DrawingStage(LightningModule, ABC):
+    """Images in, velocity and presence out. A member builds the parts below and trains them.
+
+    Attributes:
+        spatial_dims: 2 or 3.
+        encoder: Runs once per patch.
+        codec: Presence ⇄ latent.
+        scale: Standardization of the latent.
+        token: Covariates → token.
+        network: The denoiser's network.
+        denoiser: Latent, time and features → velocity.
+        path: Noise path and clock.
+        sampler_name: Member of the sampler family.
+        steps: Steps per draw where a caller does not say.
+    """
+
+    spatial_dims: int
+    encoder: Encoder
+    codec: Codec
+    scale: LatentScale
+    token: CovariateToken
+    network: DenoiserNetwork
+    denoiser: Denoiser
+    path: RectifiedFlow
+    sampler_name: SamplerName
+    steps: int
+
+    @property
+    def alignment(self) -> tuple[int, ...]:
+        """Voxels per axis (length `spatial_dims`) that a volume must be padded to a multiple of, and that a
+        tile must start at a multiple of.
+        """
+        fine = (a * f for a, f in zip(self.network.alignment, self.codec.factor, strict=True))
+        return tuple(math.lcm(a, b) for a, b in zip(self.encoder.alignment, fine, strict=True))
+
+    @property
+    def receptive_margin(self) -> tuple[int, ...]:
+        """Voxels per axis within which a border can change encoder and one velocity (the sum of both)."""
+        return tuple(
+            e + f * d
+            for e, f, d in zip(self.encoder.margin, self.codec.factor, self.network.margin, strict=True)
+        )
+
+    def noise_shape(self, batch: int, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape (B, C, *S/factor) of the noise of a draw for a padded volume or patch of `shape` S."""
+        return (batch, *self.codec.latent_shape(shape))
+
+    def make_sampler(self, steps: int | None = None) -> Sampler:
+        """The configured sampler with `steps` steps (default: the configured number)."""
+        return make_sampler(self.sampler_name, self.path, self.steps if steps is None else steps)
+
+    def encode(
+        self, images: Tensor, available: Tensor, covariates: Tensor | None = None, known: Tensor | None = None
+    ) -> Features:
+        """Runs the encoder once.
+
+        Args:
+            images: (B, 7, *S); in 2-D also (B, 7, I, J, 1). S a multiple of `alignment`.
+            available: (B, 5).
+            covariates: (B, F), with `known` (B, F); left out, nothing is known.
+            known: See `covariates`.
+
+        Returns:
+            Features of the images, the base logit (B, 1, *S) among them.
+
+        Raises:
+            UsageError: Shape or number of covariates do not fit the model.
+        """
+        images = self._spatial(images)
+        if images.shape[1] != len(CHANNELS) or any(
+            s % a for s, a in zip(images.shape[2:], self.alignment, strict=True)
+        ):
+            raise UsageError(
+                f"patch of {images.shape[1]} channels, shape {tuple(images.shape[2:])}",
+                f"{len(CHANNELS)} channels and multiples of {self.alignment}",
+                "choose another patch size or pad the volume",
+            )
+        maps, logit = self.encoder(images, availability_flags(available))
+        base = self.scale.encode_field(self.codec.bound * torch.tanh(0.5 * logit.detach()))
+        prepared = self.network.prepare(torch.cat((maps, base.to(maps.dtype)), dim=1))
+        return Features(prepared, logit, self._token(images, covariates, known), self.codec.factor)
+
+    def velocity(self, z: Tensor, t: Tensor | float, features: Features) -> Tensor:
+        """Velocity of the flow.
+
+        Args:
+            z: (B * n, C, *s) noisy latents, the n draws of a case next to each other.
+            t: Time in (0, 1], one number or (B * n,).
+            features: Of B cases, on the same window.
+
+        Returns:
+            float32 (B * n, C, *s).
+        """
+        rows, cases = z.shape[0], features.token.shape[0]
+        if rows % cases:
+            raise UsageError(f"{rows} latents for {cases} cases", "a multiple of the number of cases")
+        times = torch.as_tensor(t, dtype=torch.float32, device=z.device).expand(rows)
+        return self.denoiser.velocity(z, times, features.repeat(rows // cases))
+
+    def to_presence(self, z: Tensor) -> Tensor:
+        """Latents at t = 0 (B, C, *s) → signed field (B, 1, *S), > 0 where present."""
+        return self.codec.decode(self.scale.unstandardize(z))
+
+    def draw(self, features: Features, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Draws presence on a patch: noise (B * n, C, *s) → signed field (B * n, 1, *S)."""
+        return self.to_presence(
+            self.make_sampler(steps).draw(lambda z, t: self.velocity(z, t, features), noise)
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another configuration in one sentence.
+
+        Raises:
+            UsageError: Weights or latent statistics of another model.
+        """
+        theirs, ours = checkpoint["state_dict"], self.state_dict()
+        different = sorted(set(theirs) ^ set(ours)) or sorted(
+            name for name in ours if theirs[name].shape != ours[name].shape
+        )
+        name = "scale.fingerprint"
+        if not different and theirs[name].tolist() != ours[name].tolist():
+            different = [name]
+        if different:
+            raise UsageError(
+                f"checkpoint of another configuration ({different[0]} differs)",
+                "one written by this model's configuration",
+                "use the experiment.yaml beside the checkpoint, or start without it",
+            )
+
+    def _spatial(self, x: Tensor) -> Tensor:
+        """(B, C, I, J, 1) → (B, C, I, J) for a 2-D model; otherwise unchanged."""
+        if x.ndim == 5 and self.spatial_dims == 2:
+            if x.shape[-1] != 1:
+                raise UsageError(f"patch {x.shape[-1]} slices thick", "one slice for a 2-D model")
+            return x.squeeze(-1)
+        if x.ndim != 2 + self.spatial_dims:
+            raise UsageError(f"patch of shape {tuple(x.shape[2:])}", f"{self.spatial_dims} spatial axes")
+        return x
+
+    def _token(self, images: Tensor, covariates: Tensor | None, known: Tensor | None) -> Tensor:
+        rows, number = images.shape[0], self.token.n_covariates
+        if number == 0 or covariates is None or known is None:
+            zeros = images.new_zeros((rows, number))
+            return self.token(zeros, zeros)
+        if covariates.shape[1] != number:
+            raise UsageError(f"{covariates.shape[1]} covariates", f"{number}, the model's n_covariates")
+        return self.token(covariates, known)
