@@ -227,7 +227,10 @@ def _parser() -> Any:
     parser.add_subclass_arguments(pl.LightningDataModule, "data", required=True)
     for group, class_path in GROUPS.items():
         skip = set(_OWNED.get(group, frozenset()))
-        parser.add_class_arguments(_imported(class_path), group, skip=skip or None)
+        # The trainer is built by the command line, which adds callbacks, logger and checkpoint door.
+        parser.add_class_arguments(
+            _imported(class_path), group, skip=skip or None, instantiate=group != "trainer"
+        )
     return parser
 
 
@@ -253,7 +256,7 @@ def parse(experiment: Experiment) -> tuple[Any, Any]:
 
 def dump(parser: Any, namespace: Any) -> str:
     """The complete experiment as YAML: every default spelt out, so that it runs again identically."""
-    values = json.loads(parser.dump(namespace, format="json", skip_link_targets=False))
+    values = json.loads(parser.dump(namespace, format="json", skip_link_targets=False, skip_unset=False))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

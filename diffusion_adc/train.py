@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,10 @@ def build(
 ) -> tuple[Any, pl.Trainer]:
     """Model, data and trainer of a parsed experiment, with the house's callbacks in the order they need."""
     import lightning.pytorch as pl
+
+    # Hardware banners and advertisements are neither metrics nor errors.
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     from diffusion_adc.callbacks.checkpoints import AtomicCheckpointIO, StopOnSignal
     from diffusion_adc.callbacks.record import RunRecord

@@ -1,15 +1,15 @@
 """The working grid: the one spacing a network sees, and the way back to the ADC map's own grid.
 
 Axes ``I J K``; leading axes are carried along. A working grid is centered on the crop it was made from, so
-equal spacing is the identity, bit for bit. Interpolation is separable and linear, with the triangle kernel
-widened by the spacing ratio where voxels get larger (otherwise fine noise would alias into the coarse grid).
+equal spacing is the identity, bit for bit. Interpolation is separable and linear, widened where voxels get
+larger (otherwise fine noise would alias into the coarse grid).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -31,7 +31,12 @@ Triple = tuple[int, int, int]
 
 
 def axis_weights(source: int, target: int, ratio: float) -> Tensor | None:
-    """Linear interpolation along one axis between two grids that share their center.
+    """Interpolation along one axis between two grids that share their center.
+
+    Linear where voxels get smaller. Where they get larger, the linear interpolant is averaged over a width of
+    ``ratio - 1`` source voxels: it turns into plain linear interpolation at ratio 1, is the exact mean of both
+    voxels at ratio 2, and keeps every linear function as it is. Beyond the outermost centers the nearest
+    voxel's value holds.
 
     Args:
         source: Voxels of the given grid.
@@ -44,10 +49,24 @@ def axis_weights(source: int, target: int, ratio: float) -> Tensor | None:
     if source == target and ratio == 1.0:
         return None
     center = (source - 1) / 2 + (np.arange(target) - (target - 1) / 2) * ratio
-    # Beyond the outermost centers the nearest voxel's value holds.
-    center = np.clip(center, 0, source - 1)
-    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(source)[None] - center[:, None]) / max(1.0, ratio))
-    return torch.from_numpy((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+    reach = max(0.0, ratio - 1.0) / 2
+    # Voxels beyond the border stand for the constant continuation; their weight is folded onto the border.
+    pad = int(np.ceil(max(ratio * target - source, 0) / 2 + reach)) + 2
+    distance: NDArray[np.float64] = center[:, None] - np.arange(-pad, source + pad, dtype=np.float64)[None]
+    if reach > 0:
+        wide = (_hat_integral(distance + reach) - _hat_integral(distance - reach)) / (2 * reach)
+    else:
+        wide = np.maximum(0.0, 1.0 - np.abs(distance))
+    weights = wide[:, pad : pad + source].copy()
+    weights[:, 0] += wide[:, :pad].sum(axis=1)
+    weights[:, -1] += wide[:, pad + source :].sum(axis=1)
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def _hat_integral(u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Integral from -∞ to u of the hat ``max(0, 1 - |u|)``."""
+    u = np.clip(u, -1.0, 1.0)
+    return np.where(u < 0, (u + 1) ** 2 / 2, 1 - (1 - u) ** 2 / 2)
 
 
 def resample(volume: Tensor, weights: Weights) -> Tensor:
@@ -128,7 +147,7 @@ class WorkingGrid:
     """
 
     native_shape: Triple
-    native_affine: NDArray[np.float64]
+    native_affine: NDArray[np.float64] = field(compare=False)
     offset: Triple
     crop: Triple
     spacing_mm: tuple[float, float, float] | None = None

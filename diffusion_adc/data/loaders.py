@@ -214,6 +214,8 @@ class PatchLoader(DataLoader[Any]):
         self._resume: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator on purpose: on resume the trainer makes the iterator before it sets the sampler's epoch,
+        # and may even leave the restored epoch behind. Where to begin is settled at the first batch.
         assert isinstance(self.sampler, RankSequence)
         assert self.batch_size is not None
         self._given = 0
@@ -221,10 +223,7 @@ class PatchLoader(DataLoader[Any]):
             self._given = self._resume[1]
             self.sampler.first = self._given * self.batch_size
         self._resume = None
-        return self._counted(super().__iter__())
-
-    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
+        for batch in super().__iter__():
             self._given += 1
             yield batch
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Final
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -30,7 +32,9 @@ from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.domain.errors import CohortError, UsageError
 from diffusion_adc.records.cohort import read_cohort
 
-_STAGE_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+_LEAST_ROUND_TRIP: Final = 0.95
+"""Below this Dice the grid, not the network, would limit every score."""
+_STAGE_SPLITS: Final = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
 class CohortDataModule(pl.LightningDataModule):
@@ -138,7 +142,7 @@ class CohortDataModule(pl.LightningDataModule):
             CohortError: The train split has no case or no tumor.
             UsageError: A volume is smaller than the patch.
         """
-        for split in _STAGE_SPLITS.get(str(stage), ()):
+        for split in _STAGE_SPLITS.get(str(getattr(stage, "value", stage)), ()):
             self._open(split, self.cases(split))
         if stage == "predict":
             self._open("predict", list(self.cohort.split(self.predict_split)))
@@ -148,6 +152,8 @@ class CohortDataModule(pl.LightningDataModule):
                 "at least one case with a lesion",
                 "add cases with tumor or choose another data.split",
             )
+        if stage == "fit":
+            self._warn_of_coarse_grid()
 
     def _open(self, name: str, cases: Sequence[Case]) -> None:
         if not cases:
@@ -161,6 +167,14 @@ class CohortDataModule(pl.LightningDataModule):
             for case in cases
         ]
         self._entries[name] = (self.store.entries(cases), facts)
+
+    def _warn_of_coarse_grid(self) -> None:
+        scores = [e.round_trip_dice for e in self._entries["train"][0] if e.round_trip_dice is not None]
+        if scores and median(scores) < _LEAST_ROUND_TRIP:
+            rank_zero_warn(
+                f"the working grid keeps lesions from 1 mL on with a Dice of {median(scores):.2f}; "
+                f"expected at least {_LEAST_ROUND_TRIP}; choose a finer data.spacing_mm"
+            )
 
     def _bar(self, text: str) -> Any:
         def bar(cases: Iterable[Case]) -> Iterable[Case]:

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from diffusion_adc.data.grid import (
@@ -33,8 +34,8 @@ from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.clinical import Covariates
 from diffusion_adc.domain.errors import UsageError
 from diffusion_adc.domain.signal import validity_mask
-from diffusion_adc.domain.units import spacing_mm
-from diffusion_adc.records.cohort import load_volume, presence_readings
+from diffusion_adc.domain.units import spacing_mm, voxel_volume_ml
+from diffusion_adc.records.cohort import load_volume
 
 FORMAT_VERSION: Final = 1
 """Part of every store key: raise it whenever the files of an entry change."""
@@ -168,15 +169,49 @@ def to_working(volumes: dict[str, NDArray[np.generic]], grid: WorkingGrid) -> di
     return out
 
 
-def working_readings(cohort_dir: Path, case: Case, grid: WorkingGrid) -> NDArray[np.bool_]:
-    """Each reader's presence on the working grid, (R, I, J, K); R is 0 if no map is stored."""
-    readings = presence_readings(cohort_dir, case) if case.has_target else []
+def working_readings(readings: Sequence[NDArray[np.bool_]], grid: WorkingGrid) -> NDArray[np.bool_]:
+    """Each reader's native presence on the working grid, (R, I, J, K)."""
     out = np.zeros((len(readings), *grid.shape), dtype=bool)
     for row, presence in enumerate(readings):
         out[row] = resample_mask(
             torch.from_numpy(np.ascontiguousarray(grid.cropped(presence))), grid.forward
         ).numpy()
     return out
+
+
+def round_trip_dice(
+    readings: Sequence[NDArray[np.bool_]],
+    on_grid: NDArray[np.bool_],
+    grid: WorkingGrid,
+    least_ml: float = 1.0,
+) -> float | None:
+    """How much of the readers' lesions a working grid can hold: Dice after coming back as logits.
+
+    Args:
+        readings: Each reader's native presence, (I, J, K).
+        on_grid: (R, I, J, K) the same on the working grid.
+        grid: The working grid.
+        least_ml: Lesions below this volume (26-connected) are left out.
+
+    Returns:
+        Dice over all readers' lesions in the crop; None without such a lesion; 1 on the native grid.
+    """
+    shared, total = 0, 0
+    least = least_ml / voxel_volume_ml(grid.native_affine)
+    for presence, working in zip(readings, on_grid, strict=True):
+        before = np.asarray(grid.cropped(presence), dtype=bool)
+        labels, count = ndimage.label(before, structure=np.ones((3, 3, 3)))
+        large = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1)[1:] >= least) + 1
+        before = np.isin(labels, large)
+        if not before.any():
+            continue
+        signed = torch.where(torch.from_numpy(working), 1.0, -1.0)
+        back = resample(signed, grid.backward).numpy() > 0
+        # What comes back near a small lesion is not the large ones' error.
+        back &= ndimage.binary_dilation(before, iterations=2)
+        shared += int(np.sum(before & back))
+        total += int(before.sum() + back.sum())
+    return 2 * shared / total if total else None
 
 
 def prepare_case(

@@ -35,6 +35,7 @@ from diffusion_adc.data.prepare import (
     IMAGE_DTYPE,
     Recipe,
     load_native,
+    round_trip_dice,
     to_working,
     working_grid,
     working_readings,
@@ -44,6 +45,7 @@ from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.errors import CohortError
 from diffusion_adc.records.atomic import replacing_folder, sha256_bytes, sha256_file
+from diffusion_adc.records.cohort import presence_readings
 
 IMAGES_FILE: Final = "images.npy"
 PRESENCE_FILE: Final = "presence.npy"
@@ -77,6 +79,7 @@ class StoreEntry:
         readers: Stored readings; 0 if no reader's map is stored.
         index: Segments of ``voxels.npy``.
         offsets: First data byte of images, presence and voxels.
+        round_trip_dice: Of lesions from 1 mL on; see `prepare.round_trip_dice`.
     """
 
     path: Path
@@ -85,6 +88,7 @@ class StoreEntry:
     readers: int
     index: VoxelIndex
     offsets: Triple
+    round_trip_dice: float | None = None
 
     @property
     def shape(self) -> Triple:
@@ -158,7 +162,7 @@ def open_entry(path: Path, key: str, *, verify: bool = True) -> StoreEntry | Non
         offsets = [_header(path / name, *expected) for name, expected in zip(_FILES, wanted, strict=True)]
         return StoreEntry(
             path, content["case_id"], grid, readers, VoxelIndex.from_json(content["index"]),
-            (offsets[0], offsets[1], offsets[2]),
+            (offsets[0], offsets[1], offsets[2]), content["round_trip_dice"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -264,7 +268,8 @@ class Store:
         volumes, affine = load_native(self.cohort_dir, case)
         grid = working_grid(np.asarray(volumes[seq.VALID], dtype=bool), affine, self.recipe)
         images = condition_images(to_working(volumes, grid), case).astype(IMAGE_DTYPE)
-        readings = working_readings(self.cohort_dir, case, grid)
+        native = presence_readings(self.cohort_dir, case) if case.has_target else []
+        readings = working_readings(native, grid)
         voxels, index = index_voxels(images.astype(np.float32), readings)
         presence = readings.astype(np.uint8) if len(readings) else np.zeros((1, *grid.shape), np.uint8)
         with replacing_folder(path) as folder:
@@ -281,6 +286,7 @@ class Store:
                 "readers": len(readings),
                 "voxels": int(voxels.size),
                 "index": index.to_json(),
+                "round_trip_dice": round_trip_dice(native, readings, grid),
                 "files": files,
                 "grid": {
                     "native_shape": list(grid.native_shape),

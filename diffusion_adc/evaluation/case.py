@@ -8,8 +8,8 @@ averaged over them. Voxels without a valid ADC take part in neither: no map can 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -42,6 +42,8 @@ class Reference:
         lesions: bool, lesions for detection; the first reader's map if left out.
         ignored: bool, ambiguous lesions that count neither way; None if there are none.
         voxel_ml: Volume of a voxel, mL.
+        structures: uint8, number of the normal structure of each voxel, where it is known.
+        structure_names: Name by number.
     """
 
     case_id: str
@@ -52,6 +54,8 @@ class Reference:
     voxel_ml: float
     lesions: NDArray[np.bool_] | None = None
     ignored: NDArray[np.bool_] | None = None
+    structures: NDArray[np.uint8] | None = None
+    structure_names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.readers:
@@ -129,10 +133,12 @@ class Places:
     Attributes:
         voxels: int64 (N,).
         center: float64 (N, 3), mean voxel index on the case's grid.
+        structure: Name of the normal structure that holds most of its voxels; empty where unknown.
     """
 
     voxels: NDArray[np.int64]
     center: NDArray[np.float64]
+    structure: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -218,8 +224,8 @@ def score_case(prediction: Prediction, reference: Reference, uniforms: Sequence[
         case_id=reference.case_id,
         research_id=reference.research_id,
         matching=matching,
-        candidates=_places(found, count, box),
-        lesions=_places(labels, matching.found.size, box),
+        candidates=_places(found, count, box, reference),
+        lesions=_places(labels, matching.found.size, box, reference),
         found_confidence=curve.found_confidence[curve.found],
         false_confidence=curve.false_confidence,
         dice=_mean([agreement.dice(r, inside) for r in readings]),
@@ -240,7 +246,9 @@ def score_case(prediction: Prediction, reference: Reference, uniforms: Sequence[
     )
 
 
-def _places(labels: NDArray[np.int32], count: int, box: tuple[slice, slice, slice]) -> Places:
+def _places(
+    labels: NDArray[np.int32], count: int, box: tuple[slice, slice, slice], reference: Reference
+) -> Places:
     index = np.nonzero(labels)
     number = labels[index] - 1
     voxels = np.bincount(number, minlength=count).astype(np.int64)
@@ -248,7 +256,16 @@ def _places(labels: NDArray[np.int32], count: int, box: tuple[slice, slice, slic
         np.bincount(number, weights=axis + cut.start, minlength=count)
         for axis, cut in zip(index, box, strict=True)
     ]
-    return Places(voxels, np.stack(sums, axis=-1) / np.maximum(voxels, 1)[:, None])
+    center = np.stack(sums, axis=-1) / np.maximum(voxels, 1)[:, None]
+    if reference.structures is None:
+        return Places(voxels, center, ("",) * count)
+    pairs, shares = np.unique(
+        number.astype(np.int64) * 256 + reference.structures[box][index], return_counts=True
+    )
+    ascending = pairs[np.argsort(shares, kind="stable")]
+    largest = dict(zip((ascending // 256).tolist(), (ascending % 256).tolist(), strict=True))
+    names = reference.structure_names
+    return Places(voxels, center, tuple(names.get(largest.get(n, 0), "") for n in range(count)))
 
 
 def draw_volumes(

@@ -39,9 +39,7 @@ class CurveCounts:
     false_positives: NDArray[np.float64]
 
 
-def curve_counts(
-    found: Sequence[NDArray[np.float64]], false: Sequence[NDArray[np.float64]]
-) -> CurveCounts:
+def curve_counts(found: Sequence[NDArray[np.float64]], false: Sequence[NDArray[np.float64]]) -> CurveCounts:
     """Cumulative counts per case; candidates of equal confidence enter together.
 
     Args:

@@ -196,6 +196,8 @@ def _open_case(
         voxel_ml=voxel_volume_ml(volume.affine),
         lesions=lesions,
         ignored=ignored,
+        structures=None if truth is None else truth.organ_label,
+        structure_names={} if truth is None else truth.organ_names,
     )
     predictions = _predictions(maps_dir, manifest, cohort_dir, case, reference, volume.affine, truth)
     return _ScoredCase(reference, volume.affine, predictions)

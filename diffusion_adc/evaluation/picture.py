@@ -119,6 +119,20 @@ def _presences(
     return rows
 
 
+def _body_box(fitted: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The in-plane box that holds all but the outermost 0.5 % of fitted voxels: air around it shows nothing."""
+    box = []
+    for axis in (0, 1):
+        share = np.cumsum(fitted.sum(axis=tuple(a for a in (0, 1, 2) if a != axis), dtype=np.int64))
+        if share[-1] == 0:
+            box.append(slice(None))
+            continue
+        low, high = np.searchsorted(share, [0.005 * share[-1], 0.995 * share[-1]])
+        margin = fitted.shape[axis] // 25 + 1
+        box.append(slice(max(0, int(low) - margin), int(high) + margin + 1))
+    return box[0], box[1]
+
+
 class _Plane:
     """One axial slice of a view and the few ways to paint it."""
 
@@ -129,9 +143,10 @@ class _Plane:
         self.aspect = float(spacing[order[1]] / spacing[order[0]])
         body = view.dwi[view.dwi > 0]
         self.dwi_high = float(np.percentile(body, 99.5)) if body.size else 1.0
+        self.box = _body_box(canonical(view.adc, view.affine) > 0)
 
     def cut(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
-        return canonical(array, self.view.affine)[::-1, :, self.k].T
+        return canonical(array, self.view.affine)[(*self.box, self.k)][::-1].T
 
     def gray(self, axis: Axes, plane: NDArray[np.generic], window: tuple[float, float], cmap: str):  # type: ignore[no-untyped-def]
         axis.set_xticks([])

@@ -217,8 +217,11 @@ CASE_COLUMNS: Final = (
 
 LESION_COLUMNS: Final = (
     "method", "case_id", "kind", "number", "outcome", "partner", "confidence", "iou", "volume_ml",
-    "centroid_r_mm", "centroid_a_mm", "centroid_s_mm",
+    "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "structure",
 )  # fmt: skip
+
+
+_CENTROID: Final = ("centroid_r_mm", "centroid_a_mm", "centroid_s_mm")
 
 
 def case_row(method: str, result: CaseResult) -> dict[str, Any]:
@@ -261,6 +264,9 @@ def lesion_rows(
 ) -> list[dict[str, Any]]:
     """Lines of lesions.csv: the reference lesions, then the candidates of the map at its operating point.
 
+    ``structure`` says in which normal structure a candidate lies, where the truth is known: which mimic was
+    taken for tumor.
+
     Args:
         method: The method's id.
         result: Its result on the case.
@@ -296,7 +302,8 @@ def lesion_rows(
         for n, fields in enumerate(group):
             row = {"method": method, "case_id": result.case_id, "number": n + 1, **fields}
             row["volume_ml"] = places.voxels[n] * voxel_ml
-            row |= zip(LESION_COLUMNS[-3:], centroids[n], strict=True)
+            row |= zip(_CENTROID, centroids[n], strict=True)
+            row["structure"] = places.structure[n]
             rows.append({name: _cell(row[name]) for name in LESION_COLUMNS})
     return rows
 

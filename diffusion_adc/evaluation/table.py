@@ -25,6 +25,8 @@ METHOD_NAMES: Final[Mapping[str, str]] = {
     ORACLE: "complete reader model",
 }
 
+INTERVAL_NOTE: Final = "[95 % interval over persons, none where all replicates agree]"
+
 FP_REDUCTION_BAR: Final = 0.80
 """False-positive volume to be cut against the clinical rule."""
 SENSITIVITY_BAR: Final = 0.90
@@ -104,7 +106,7 @@ def format_table(scores: Mapping[str, Scores]) -> str:
 
     Every interval is the 95 % bootstrap interval over persons.
     """
-    lines = [f"{_cases(scores)}; [95 % interval over persons]"]
+    lines = [f"{_cases(scores)}; {INTERVAL_NOTE}"]
     for block in table_blocks(scores):
         table = [block.heading, *block.rows]
         width = [max(len(row[c]) for row in table) for c in range(len(block.heading))]
@@ -122,7 +124,7 @@ def format_table(scores: Mapping[str, Scores]) -> str:
 
 def format_markdown(scores: Mapping[str, Scores]) -> str:
     """The same blocks as Markdown tables."""
-    parts = [f"{_cases(scores)}; [95 % interval over persons]"]
+    parts = [f"{_cases(scores)}; {INTERVAL_NOTE}"]
     for block in table_blocks(scores):
         lines = [
             f"**{block.title}**",

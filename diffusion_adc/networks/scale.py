@@ -26,13 +26,15 @@ class ScaleMismatchError(ValueError):
 class LatentScale(nn.Module):
     """Per-channel mean and standard deviation of a codec's latent.
 
-    Buffers (all in the state dict): `mean`, `std` (C,), `prevalence` (share of present voxels), `count`
-    (patches measured; 0 = not measured yet), `fingerprint` (32 bytes, the codec's SHA-256).
+    Buffers (all in the state dict): `mean`, `std` (C,), `prevalence` (share of present voxels), `contrast`
+    (median norm by which a patch with tumor differs from an empty one, standardized), `count` (patches
+    measured; 0 = not measured yet), `fingerprint` (32 bytes, the codec's SHA-256).
     """
 
     mean: Tensor
     std: Tensor
     prevalence: Tensor
+    contrast: Tensor
     count: Tensor
     fingerprint: Tensor
 
@@ -43,6 +45,7 @@ class LatentScale(nn.Module):
         self.register_buffer("mean", torch.zeros(codec.channels))
         self.register_buffer("std", torch.ones(codec.channels))
         self.register_buffer("prevalence", torch.tensor(0.5))
+        self.register_buffer("contrast", torch.tensor(1.0))
         self.register_buffer("count", torch.tensor(0, dtype=torch.int64))
         digest = bytes.fromhex(codec.fingerprint())
         self.register_buffer("fingerprint", torch.tensor(list(digest), dtype=torch.uint8))
@@ -91,8 +94,14 @@ class LatentScale(nn.Module):
         """
         total, squares = (torch.zeros(self.codec.channels, dtype=torch.float64) for _ in range(2))
         number, present, voxels, seen = 0, 0.0, 0, 0
+        energies = []  # per patch with tumor: squared difference from an empty patch, per channel
         for presence in patches:
-            latent = self.codec.encode(presence).double().cpu().transpose(0, 1).flatten(1)
+            latent = self.codec.encode(presence).double().cpu()
+            tumor = (presence > 0.5).flatten(1).any(1).cpu()
+            if bool(tumor.any()):
+                empty = self.codec.encode(torch.zeros_like(presence[:1])).double().cpu()
+                energies.append((latent[tumor] - empty).square().flatten(2).sum(2))
+            latent = latent.transpose(0, 1).flatten(1)
             total += latent.sum(1)
             squares += latent.square().sum(1)
             number += latent.shape[1]
@@ -111,6 +120,7 @@ class LatentScale(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(std)
         self.prevalence.fill_(present / voxels)
+        self.contrast.fill_(float((torch.cat(energies) / std.square()).sum(1).sqrt().median()))
         self.count.fill_(seen)
         return seen
 

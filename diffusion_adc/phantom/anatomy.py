@@ -87,8 +87,8 @@ def draw_pelvis(
         paint_bladder(canvas, build, pose)
         paint_male(canvas, build, person)
     else:
-        paint_female(canvas, build, person)
         paint_bladder(canvas, build, pose)
+        paint_female(canvas, build, person)
     paint_vessels_and_nerves(canvas, build, person)
     marrow = smooth_field(person, shape, fine, 16.0) * np.float32(0.85)
     marrow += person.standard_normal(shape, dtype=np.float32) * np.float32(0.6)

@@ -20,8 +20,8 @@ from diffusion_adc.phantom.structures import Structure
 _SKIN_MM = 1.6
 # z, half-width, front, back of the muscular envelope in mm (front and back measured at the midline).
 _ENVELOPE = np.array([
-    [-110, 172, 74, -84], [-70, 168, 76, -92], [-35, 160, 78, -101], [0, 153, 78, -106], [30, 149, 76, -104],
-    [60, 143, 80, -99], [90, 141, 84, -95], [128, 138, 86, -90], [180, 136, 88, -88],
+    [-110, 155, 74, -84], [-70, 154, 76, -92], [-35, 152, 78, -101], [0, 149, 78, -106], [30, 146, 76, -104],
+    [60, 142, 80, -99], [90, 140, 84, -95], [128, 136, 86, -90], [180, 134, 88, -88],
 ], dtype=np.float64)  # fmt: skip
 
 # Muscle seeds of the right side: curves of x, y, z, radius in mm. Several curves of one muscle share a name.
@@ -57,7 +57,7 @@ _MUSCLES: dict[str, tuple[tuple[tuple[float, float, float, float], ...], ...]] =
     "quadratus_femoris": (((66, -38, -46, 8), (92, -36, -50, 9), (114, -28, -50, 6)),),
     "piriformis": (((28, -66, 46, 8), (66, -68, 36, 10), (104, -48, 20, 7), (128, -24, 10, 4)),),
     "hamstrings": (((60, -50, -70, 8), (68, -52, -92, 12), (76, -46, -118, 16)),),
-    "vastus_lateralis": (((138, 2, -28, 7), (142, 8, -58, 14), (142, 14, -100, 18)),),
+    "vastus_lateralis": (((136, 2, -28, 7), (136, 8, -58, 13), (134, 14, -100, 16)),),
     "vastus_intermedius": (((122, 22, -48, 8), (116, 28, -75, 13), (112, 32, -110, 15)),),
     "levator_ani": (((16, 42, -36, 3), (20, 10, -38, 3), (16, -22, -36, 3.5), (0, -40, -36, 3.5)),
                     ((44, 0, -4, 2.5), (28, -8, -24, 3), (16, -16, -44, 3.5))),
@@ -70,9 +70,15 @@ _MUSCLES: dict[str, tuple[tuple[tuple[float, float, float, float], ...], ...]] =
 
 @dataclass(frozen=True)
 class Union(Shape):
-    """Union of shapes as one surface."""
+    """Union of shapes as one surface.
+
+    Attributes:
+        parts: The shapes.
+        blend_mm: Width over which their surfaces flow into each other; 0 = sharp edges.
+    """
 
     parts: tuple[Shape, ...]
+    blend_mm: float = 0.0
 
     def distance(self, canvas: Canvas) -> tuple[Box, Array] | None:
         """See `Shape`."""
@@ -85,7 +91,12 @@ class Union(Shape):
         out = np.full(tuple(s.stop - s.start for s in box), np.float32(1e3))
         for part, distance in found:
             local = tuple(slice(p.start - o.start, p.stop - o.start) for p, o in zip(part, box, strict=True))
-            np.minimum(out[local], distance, out=out[local])
+            near = out[local]
+            if self.blend_mm > 0:  # polynomial smooth minimum (Quilez 2013)
+                k = np.float32(self.blend_mm)
+                overlap = np.maximum(k - np.abs(near - distance), 0)
+                distance = np.minimum(near, distance) - overlap * overlap * (np.float32(0.25) / k)
+            np.minimum(near, distance, out=near)
         return box, out  # type: ignore[return-value]
 
 
@@ -140,8 +151,9 @@ def envelope_distance(
     trunk -= thickness * undulation
     # Below the perineum the two thighs part.
     crotch = np.float32(-52 * s)
-    gap = (crotch - z) * np.float32(0.55) - np.abs(x)
-    gap = np.where(y > np.float32(35), gap - np.float32(0.5) * (y - np.float32(35)), gap)
+    rounded = np.minimum(np.abs(v / b), 1.2) ** 3
+    gap = (crotch - z) * (np.float32(0.35) + np.float32(1.1) * rounded) - np.abs(x)
+    gap = np.minimum(gap, 4 + crotch - z)
     cleft = (np.float32(-0.85) * b - v) * np.float32(0.16) * np.float32(fat_share) - np.abs(x)
     cleft = np.where(z < np.float32(25), cleft, np.float32(-50))
     return np.maximum(np.maximum(trunk, gap), cleft)
@@ -173,12 +185,25 @@ def paint_body(canvas: Canvas, build: Build, undulation: Array) -> Array:
     first, second = _packed(half, muscle_shapes(build))
     _add_abdominal_wall(half, xyz, envelope_half, first, second, build)
     gap = _to_fine(np.minimum(second - first, 30), canvas)
-    nearest = _to_fine(np.minimum(first, 30), canvas)
-    belongs = (nearest < 2.0) & inside & (labels == Structure.VISCERAL_FAT)
+    nearest = _to_fine(np.minimum(first, 30) - _filling_mm(xyz, envelope_half, build), canvas)
+    belongs = (nearest < 0) & inside & (labels == Structure.VISCERAL_FAT)
     plane = np.float32(build.fat_planes_mm)
     labels[belongs] = Structure.MUSCLE
     labels[belongs & (gap < plane)] = Structure.INTERMUSCULAR_FAT
     return skin
+
+
+def _filling_mm(xyz: tuple[Array, Array, Array], envelope: Array, build: Build) -> Array:
+    """How far muscles swell beyond their seeds: until they touch outside the pelvic and abdominal cavities."""
+    x, y, z = (c * np.float32(1 / build.scale) for c in xyz)
+    side = np.abs(x)
+    pelvic = (side < 52) & (y > -82) & (y < 60) & (z < 30) & (z > -46)
+    fossa = (side < 44) & (y > -80) & (y < -8) & (z <= -46)
+    abdomen = (z >= 25) & (y > -42) & (side < 100) & (envelope < -15)
+    groin = (y > 60) & (z < 30) & (side > 52)
+    out = np.where(pelvic | fossa | abdomen, np.float32(1.5), np.float32(11.0))
+    out = np.where(groin, np.float32(3.0), out)
+    return out * np.float32(build.muscle)
 
 
 def muscle_shapes(build: Build) -> list[Shape]:
@@ -234,4 +259,4 @@ def body_box_mm(build: Build) -> NDArray[np.float64]:
     s = build.scale
     width = _ENVELOPE[:, 1].max() * s * build.hip_scale + 1.35 * build.fat_side_mm
     depth = 106 * s + 1.2 * max(build.fat_front_mm, build.fat_back_mm)
-    return np.array([width, depth]) * 1.05
+    return np.array([width, depth]) * 1.06 + 8.0

@@ -6,6 +6,7 @@ lesion is doubted as a whole, a lesion with a halo in part, and two faint lesion
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -94,6 +95,9 @@ def plan_lesions(
     lesions: list[LesionPlan] = []
     for n in range(count):
         bone, node, local = _SPREAD[primary]
+        if n == 0 and treatment == "none":  # not yet operated or irradiated
+            local *= 2.5
+            bone, node = bone * (1 - local) / (bone + node), node * (1 - local) / (bone + node)
         u, site_u, kind_u = rng.random(3)
         group = "bone" if u < bone else "node" if u < bone + node or n > 0 or local == 0 else "primary"
         group = "node" if group == "primary" and _ORGAN[primary][0] in ("cervix", "endometrium", "ovary") and (
@@ -115,7 +119,7 @@ def plan_lesions(
             volume = float(np.clip(volume * 2.5, 0.5, 45.0))
         grade = int(rng.integers(1, 6))
         row = table.row(tissue)
-        adc = table.adc[row] + table.adc_sd[row] * float(np.clip(rng.standard_normal(), -1.6, 1.4))
+        adc = table.adc[row] + table.adc_sd[row] * float(np.clip(rng.standard_normal(), -1.6, 1.0))
         if grade_signal:
             adc += _GRADE_ADC * (grade - 3)
         lesions.append(LesionPlan(
@@ -144,18 +148,19 @@ def _site_and_tissue(group: str, primary: str, u: float) -> tuple[str, str]:
 def _with_doubt(lesions: list[LesionPlan], rng: np.random.Generator) -> list[LesionPlan]:
     """Make some lesions faint, some haloed, and some pairs alike; the draws do not depend on the lesions."""
     pair_u, near_u, faint_u, order = rng.random(), rng.random(), rng.random(), rng.permutation(MAX_LESIONS)
-    halo_u, faint_share, faint_adc = rng.random(MAX_LESIONS), rng.uniform(0.40, 0.62), rng.uniform(1.10, 1.30)
+    halo_u, faint_share, faint_adc = rng.random(MAX_LESIONS), rng.uniform(0.55, 0.8), rng.uniform(0.95, 1.12)
     volume_u = np.exp(rng.normal(np.log(2.2), 0.45, 2))
     out = list(lesions)
     open_ones = [int(n) for n in order if n < len(out) and out[n].kind == "untreated" and out[n].group != "primary"]
-    if len(open_ones) >= 2 and pair_u < 0.5:
+    if len(open_ones) >= 2 and pair_u < 0.4:
         first, second = open_ones[:2]
         for n, partner, volume in ((first, second, volume_u[0]), (second, first, volume_u[1])):
             out[n] = replace(out[n], faint=faint_share, adc=faint_adc, halo=0.0, partner=partner, near=near_u < 0.5,
                              volume_ml=float(np.clip(volume, 0.8, 6.0)))  # fmt: skip
-    elif open_ones and faint_u < 0.6:
+    elif open_ones and faint_u < 0.45:
         n = open_ones[0]
-        out[n] = replace(out[n], faint=faint_share, adc=faint_adc, volume_ml=max(out[n].volume_ml, 0.6))
+        out[n] = replace(out[n], faint=faint_share, adc=faint_adc,
+                         volume_ml=float(np.clip(out[n].volume_ml, 0.8, 8.0)))  # fmt: skip
     for n, lesion in enumerate(out):
         if lesion.faint == 1.0 and lesion.kind == "untreated" and halo_u[n] < 0.3 and lesion.volume_ml > 1.5:
             out[n] = replace(lesion, halo=0.35 + 0.5 * float(halo_u[n]) / 0.3 * 0.5)
@@ -189,11 +194,19 @@ class GrownLesion:
     """Number of the lesion doubted together with it; 0 = none."""
 
 
-def grow_lesions(canvas: Canvas, plans: list[LesionPlan], rng: np.random.Generator) -> list[GrownLesion]:
-    """Grow the planned lesions and draw them on the canvas; those that find no place are left out."""
+def grow_lesions(
+    canvas: Canvas, plans: list[LesionPlan], rngs: Sequence[np.random.Generator]
+) -> list[GrownLesion]:
+    """Grow the planned lesions and draw them on the canvas; those that find no place are left out.
+
+    Args:
+        canvas: Drawn on.
+        plans: The lesions.
+        rngs: One generator per lesion, so that a lesion grows alike at every examination.
+    """
     grown: dict[int, GrownLesion] = {}
     number = 0
-    for n, plan in enumerate(plans):
+    for n, (plan, rng) in enumerate(zip(plans, rngs, strict=True)):
         partner = grown.get(plan.partner)
         growth = _placed(canvas, plan, list(grown.values()), partner, rng)
         if growth is None or growth.inside.sum() * canvas.voxel_ml < 0.08:
@@ -274,14 +287,8 @@ def _costs(plan: LesionPlan) -> dict[int, float]:
     return costs(_hosts(plan), beyond, 3.0)
 
 
-def lesion_rows(
-    lesions: list[GrownLesion], table: TissueTable
-) -> tuple[dict[int, NDArray[np.float64]], float]:
-    """Water, fat, T1, T2, ADC, f, D*, texture of every lesion structure number, mixed with its host.
-
-    Returns:
-        (8,) parameters by structure number, and the smallest ADC among them.
-    """
+def lesion_rows(lesions: list[GrownLesion], table: TissueTable) -> dict[int, NDArray[np.float64]]:
+    """Water, fat, T1, T2, ADC, f, D*, texture of every lesion structure number, mixed with its host: each (8,)."""
     host_of = {"bone": "marrow_fatty", "node": "lymph_node", "primary": "muscle"}
     rows: dict[int, NDArray[np.float64]] = {}
     for lesion in lesions:
@@ -292,7 +299,7 @@ def lesion_rows(
         rows[lesion.structure] = _faint(own, host, plan.faint)
         rows[lesion.structure + 1] = _faint(own, host, 0.5)
         rows[lesion.structure + 2] = _parameters(table, "necrosis")
-    return rows, min((float(r[4]) for r in rows.values()), default=np.inf)
+    return rows
 
 
 def _parameters(table: TissueTable, name: str) -> NDArray[np.float64]:
@@ -304,8 +311,10 @@ def _parameters(table: TissueTable, name: str) -> NDArray[np.float64]:
 def _faint(own: NDArray[np.float64], host: NDArray[np.float64], share: float) -> NDArray[np.float64]:
     """Tumor cells among host tissue: less water, shorter T2, an ADC between tumor and edema."""
     mixed = own.copy()
-    mixed[:4] = share * own[:4] + (1 - share) * host[:4]
+    mixed[1] = share * own[1] + (1 - share) * host[1]
+    # Edema around the cells keeps relaxation times near the tumor's.
+    mixed[2:4] = own[2:4] - 0.5 * (1 - share) * (own[2:4] - host[2:4])
     if share < 1:
         mixed[0] = share * own[0] + (1 - share) * 0.45
-        mixed[4] = max(own[4], 1.0) + 0.25 * (1 - share)
+        mixed[4] = own[4] + 0.2 * (1 - share)
     return mixed

@@ -39,7 +39,7 @@ def draw_build(rng: np.random.Generator, sex: str, age_years: float, hemoglobin_
     """
     female = sex == "female"
     obesity = float(np.exp(0.38 * rng.standard_normal()))
-    side = float(np.clip((26 if female else 19) * obesity, 9, 46))
+    side = float(np.clip((26 if female else 19) * obesity, 9, 36))
     anemia = max(0.0, (13.0 if female else 14.0) - hemoglobin_g_dl)
     red = 0.62 - 0.0075 * (age_years - 40) + 0.085 * anemia + (0.05 if female else 0.0)
     red += 0.10 * rng.standard_normal()

@@ -26,7 +26,7 @@ CEILING: Final = (1.4, 1.8)
 """Range of a reader's ADC ceiling, 1e-3 mm²/s."""
 MIMIC_PROBABILITY: Final = 0.05
 PAIR_CORRELATION: Final = 0.9
-SURE: Final = 0.9
+SURE: Final = 0.85
 """A lesion kept with at least this probability is not ambiguous."""
 
 _SITE: Final = {"bone": 0.0, "node": -0.35, "primary": 0.5}
@@ -45,7 +45,7 @@ def keep_probability(volume_ml: float, contrast: float, adc: float, group: str) 
         group: ``bone``, ``node`` or ``primary``.
     """
     size = 0.95 - 0.35 * float(np.clip(np.log(1.0 / max(volume_ml, 1e-3)) / np.log(5.0), 0.0, 1.0))
-    logit = np.log(max(contrast, 1e-3) / 2.7) / 0.16 - max(0.0, adc - 1.3) / 0.11 + _SITE[group]
+    logit = np.log(max(contrast, 1e-3) / 2.9) / 0.10 - max(0.0, adc - 1.3) / 0.11 + _SITE[group]
     return float(np.clip(size / (1.0 + np.exp(-logit)), 0.03, 0.97))
 
 
@@ -153,6 +153,16 @@ class ReaderModel:
             if region is not None:
                 self._mimic[mimic.number] = region
 
+    def reach(self) -> NDArray[np.bool_]:
+        """(I, J, K) voxels that some reading may hold."""
+        if not self.truth.ambiguity:
+            return self.truth.lesion_label > 0
+        reach = np.zeros(self.truth.lesion_label.shape, dtype=bool)
+        for regions in (self._whole, self._mimic):
+            for region in regions.values():
+                reach[region.box] = True
+        return reach
+
     def kept(self, rng: np.random.Generator) -> dict[int, str]:
         """Which lesions a reader keeps: ``whole`` or ``core`` by number."""
         coins = {lesion.number: (float(rng.random()), float(rng.random())) for lesion in self.truth.lesions}
@@ -193,7 +203,8 @@ class ReaderModel:
             u = float(rng.random())
             edges = np.cumsum([mimic.weight for mimic in truth.mimics])
             chosen = truth.mimics[min(int(np.searchsorted(edges, u * edges[-1])), len(truth.mimics) - 1)]
-            self._draw(labels, self._mimic.get(chosen.number), len(truth.lesions) + 1, rng)
+            number = 1 + max((lesion.number for lesion in truth.lesions), default=0)
+            self._draw(labels, self._mimic.get(chosen.number), number, rng)
         labels[~valid | (adc > ceiling)] = 0
         return _renumbered(labels)
 

@@ -72,7 +72,7 @@ def hip_bone(side: float, size: NDArray[np.float64]) -> Shape:
         Tube(at([(54, -38, -64, 9), (38, -2, -60, 6), (24, 28, -52, 6), (12, 44, -42, 7)]), 8),
         Tube(at([(76, 20, 6, 12), (60, 38, 2, 9), (38, 51, -8, 7.5), (14, 56, -20, 9)]), 8),
         Ellipsoid(np.array([11.5, 51, -31]) * size * flip, np.array([9.0, 8.0, 17.0]) * size[1]),
-    ))  # fmt: skip
+    ), 4.0)  # fmt: skip
 
 
 def femur(side: float, size: NDArray[np.float64]) -> Shape:
@@ -88,7 +88,7 @@ def femur(side: float, size: NDArray[np.float64]) -> Shape:
         Ellipsoid(np.array([135, -14, -8]) * size * flip, np.array([11.0, 15, 19]) * size[1]),
         Tube(at([(126, -7, -22, 18), (125, -2, -42, 16), (122, 4, -70, 14), (120, 9, -115, 13.5)]), 8),
         Ellipsoid(np.array([110, -14, -45]) * size * flip, np.array([9.0, 9, 11]) * size[1]),
-    ))  # fmt: skip
+    ), 5.0)  # fmt: skip
 
 
 def sacrum(size: NDArray[np.float64]) -> Shape:
@@ -104,11 +104,11 @@ def sacrum(size: NDArray[np.float64]) -> Shape:
     ]  # fmt: skip
     for side in (1.0, -1.0):
         parts += [
-            Tube(at([(20, -46, 92, 17), (34, -54, 86, 16), (36, -64, 64, 13), (27, -71, 40, 10), (16, -72, 20, 6)],
+            Tube(at([(19, -46, 93, 17), (31, -54, 86, 18), (31, -63, 64, 16), (23, -70, 40, 13), (13, -72, 20, 8)],
                     side), 10),
             Tube(at([(14, -70, 104, 6), (22, -80, 92, 6), (16, -88, 70, 5)], side), 6),
         ]  # fmt: skip
-    return Union(tuple(parts))
+    return Union(tuple(parts), 9.0)
 
 
 def _paint_bone(canvas: Canvas, shape: Shape, cortex_mm: float, marrow_field: Array, threshold: Array) -> None:

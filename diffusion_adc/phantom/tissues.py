@@ -170,7 +170,7 @@ def person_tissues(
         b_high: s/mm².
     """
     n = len(mean.names)
-    z = np.clip(rng.standard_normal((4, n)), -2.2, 2.2)
+    z = np.clip(rng.standard_normal((4, n)), -1.7, 1.7)
     adc = np.maximum(mean.adc + mean.adc_sd * z[0], 0.25 * mean.adc)
     t1 = mean.t1 * np.exp(0.05 * z[1])
     t1[mean.row(FAT)] = mean.t1[mean.row(FAT)]  # the protocol nulls the population's fat

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from diffusion_adc.phantom.canvas import Canvas, Ellipsoid, Tube, rotation
 from diffusion_adc.phantom.person import Build
-from diffusion_adc.phantom.structures import FAT, UTERUS, Structure
+from diffusion_adc.phantom.structures import FAT, Structure
 
 _ROOM = (Structure.VISCERAL_FAT, Structure.INTERMUSCULAR_FAT)
 _SOFT = (*_ROOM, Structure.MUSCLE)
@@ -26,13 +26,13 @@ def paint_bowel(canvas: Canvas, build: Build, rng: np.random.Generator) -> NDArr
     s = build.scale
     size = np.array([s, s, s])
     floor = 40.0 + 6 * (build.bladder_ml / 130) ** (1 / 3)
-    for _ in range(int(rng.integers(7, 11))):
+    for _ in range(int(rng.integers(15, 22))):
         radius = rng.uniform(8, 13)
-        start = np.array([rng.uniform(-62, 62), rng.uniform(2, 52), rng.uniform(floor, 135)])
+        start = np.array([rng.uniform(-66, 66), rng.uniform(0, 54), rng.uniform(floor, 140)])
         points = [start]
         for _ in range(4):
             step = rng.normal(0, [26, 14, 16])
-            points.append(np.clip(points[-1] + step, [-66, -4, floor], [66, 58, 138]))
+            points.append(np.clip(points[-1] + step, [-70, -6, floor], [70, 60, 142]))
         radii = radius * rng.uniform(0.8, 1.15, len(points))
         curve = Tube(np.column_stack([np.array(points) * s, radii]), 12)
         wall = rng.uniform(2.0, 3.2)
@@ -92,8 +92,7 @@ def paint_bladder(canvas: Canvas, build: Build, rng: np.random.Generator) -> Non
     center = np.array([rng.normal(0, 3), 64 * s - radii[1] - 6, base * s + radii[2] + 1])
     wall = 2.2 + 1.6 * min(1.0, 80 / build.bladder_ml) + (0.8 if build.sex == "male" else 0.0)
     shape = Ellipsoid(center, radii + wall, rotation(pitch=rng.uniform(-12, 12)), 2.3)
-    room = (*_SOFT, *_bowel_room(), *UTERUS)
-    canvas.paint_shell(shape, Structure.BLADDER_WALL, Structure.URINE, wall, room)
+    canvas.paint_shell(shape, Structure.BLADDER_WALL, Structure.URINE, wall, _bowel_room())
     for side in (1, -1):
         canvas.mark("bladder", center + radii * [0.85 * side, -0.3, -0.2])
         ureter = Tube(
@@ -164,13 +163,13 @@ def paint_female(canvas: Canvas, build: Build, rng: np.random.Generator) -> None
     vagina = Tube([[0, 14, -62 * s, 7], [0, 4, -38 * s, 8], [0, -4, -14 * s, 8]], 6, (0.7, 1.5, 1.0))
     canvas.paint(vagina, Structure.JUNCTIONAL_ZONE, _SOFT)
     canvas.paint(Tube([[0, 20 * s, -58 * s, 4], [0, 22 * s, -20 * s, 4]]), Structure.JUNCTIONAL_ZONE, _SOFT)
-    room = (*_SOFT, Structure.BOWEL_WALL, Structure.BOWEL_FLUID, Structure.FECES, Structure.BOWEL_GAS)
+    room = (*_bowel_room(), Structure.BLADDER_WALL, Structure.URINE)
     if not build.hysterectomy:
-        neck = np.array([rng.normal(0, 3), -8 * s, 2 * s])
-        cervix = Tube([[*neck, 13 * bulk], [neck[0], -4 * s, 18 * s, 12 * bulk]], 0)
+        neck = np.array([rng.normal(0, 3), -13 * s, 0.0])
+        cervix = Tube([[*neck, 13 * bulk], [neck[0], neck[1] + 2, 18 * s, 12 * bulk]], 0)
         canvas.paint(cervix, Structure.CERVIX, (*room, Structure.JUNCTIONAL_ZONE))
         canvas.mark("cervix", neck + [0, 2, 4])
-        tilt = rng.uniform(20, 65)
+        tilt = rng.uniform(5, 45)
         turn = rotation(yaw=rng.normal(0, 10), pitch=-tilt)
         radii = np.array([25, 19, 32]) * bulk * rng.normal(1, 0.07, 3)
         body = neck + [0, 4, 16] + turn @ np.array([0, 0, 0.85 * radii[2]])

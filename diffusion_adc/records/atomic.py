@@ -78,10 +78,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent)
     except OSError as error:
-        if old is not None and old.exists() and not path.exists():
-            os.replace(old, path)
         raise _storage_error(error, path.name) from error
     finally:
+        if old is not None and old.exists() and not path.exists():
+            os.replace(old, path)  # whatever stopped the swap, the folder that was there stays
         for leftover in (temporary, old):
             if leftover is not None and leftover.exists():
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ DTYPES: Final[Mapping[str, type[np.generic]]] = {seq.VALID: np.uint8, seq.TUMOR_
 
 _CASE_FIELDS: Final = tuple(f.name for f in fields(Case))
 CASE_COLUMNS: Final = ("case_id", *_CASE_FIELDS)
+_CLINICAL_COLUMNS: Final = ("research_id", *(f.name for f in fields(Covariates)))
+_MANIFEST: Final = ("provenance", "legal_basis", "id_pattern", "digest")
 
 
 def reader_file(reader: str, name: str) -> str:
@@ -72,6 +75,13 @@ def write_case(
                 research_id=case.research_id,
             )  # fmt: skip
         path = cohort_dir / "cases" / case.case_id / f"{key}.nii.gz"
+        if key.startswith("readers/") and next(iter(readers or {})) == key.split("/")[1]:
+            own = stored.get(name)
+            if own is not None and not np.array_equal(own, array):
+                raise CohortError(
+                    f"the first reader's {name} differs from the case's own", "the same map",
+                    research_id=case.research_id,
+                )  # fmt: skip
         files[key] = write_nifti(path, np.asarray(array, dtype=DTYPES.get(name, np.float32)), affine)
     done = replace(case, files=dict(sorted(files.items())), readers=tuple(readers or ()))
     record = {
@@ -97,12 +107,12 @@ def write_manifest(cohort_dir: Path, cohort: Cohort) -> None:
         row["files"] = ";".join(f"{name}={digest}" for name, digest in case.files.items())
         rows.append(row)
     write_csv(cohort_dir / "cases.csv", rows, CASE_COLUMNS)
-    names = [f.name for f in fields(Covariates)]
     clinical = [
-        {"research_id": rid} | {n: "" if getattr(row, n) is None else getattr(row, n) for n in names}
+        {"research_id": rid}
+        | {n: "" if getattr(row, n) is None else getattr(row, n) for n in _CLINICAL_COLUMNS[1:]}
         for rid, row in sorted(cohort.clinical.items())
     ]
-    write_csv(cohort_dir / "clinical.csv", clinical, ["research_id", *names])
+    write_csv(cohort_dir / "clinical.csv", clinical, _CLINICAL_COLUMNS)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "provenance": cohort.provenance,
@@ -122,42 +132,53 @@ def read_cohort(cohort_dir: Path) -> Cohort:
         CohortError: A table was changed after the manifest was written, or holds no case.
     """
     try:
-        manifest = json.loads((cohort_dir / "cohort.json").read_text())
-    except FileNotFoundError:
+        manifest = json.loads((cohort_dir / "cohort.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"no cohort in {cohort_dir.name or '.'}", "a folder with cohort.json",
             "make one with `diffusion-adc phantom` or `diffusion-adc ingest`",
         ) from None  # fmt: skip
-    except ValueError:
+    except (OSError, ValueError):
         raise CohortError("cohort.json is damaged", "JSON", "make the cohort again") from None
+    if not isinstance(manifest, dict) or not set(_MANIFEST) <= {
+        key for key, value in manifest.items() if isinstance(value, str)
+    }:
+        raise CohortError("cohort.json is damaged", f"text under {', '.join(_MANIFEST)}", "make it again")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise CohortError(
             f"cohort schema {manifest.get('schema_version')}", f"{SCHEMA_VERSION}", "make the cohort again"
         )
-    cohort = Cohort(
-        cases=tuple(_case(row) for row in _table(cohort_dir / "cases.csv")),
-        clinical={row.pop("research_id"): _covariates(row) for row in _table(cohort_dir / "clinical.csv")},
-        provenance=manifest["provenance"],
-        legal_basis=manifest["legal_basis"],
-        id_pattern=manifest["id_pattern"],
-    )
+    try:
+        cohort = Cohort(
+            cases=tuple(_case(row) for row in _table(cohort_dir / "cases.csv", CASE_COLUMNS)),
+            clinical=_clinical(_table(cohort_dir / "clinical.csv", _CLINICAL_COLUMNS)),
+            **{key: manifest[key] for key in ("provenance", "legal_basis", "id_pattern")},
+        )
+    except (re.error, RecursionError):
+        raise CohortError("cohort.json has an unreadable id_pattern", "a regular expression") from None
     if cohort.digest != manifest["digest"]:
         raise CohortError(
             "cases.csv or clinical.csv differ from the manifest's digest",
             do="restore them or make the cohort again",
         )
-    effective = replace(cohort, withdrawn=frozenset(_withdrawn(cohort_dir / "withdrawn.jsonl")))
+    effective = replace(cohort, withdrawn=_withdrawn(cohort_dir / "withdrawn.jsonl"))
     if not effective.cases:
         raise CohortError("no case in the cohort", "at least one", "add cases")
     return effective
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    do = "restore it or make the cohort again"
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
+            header, *rows = list(csv.reader(stream, strict=True)) or [[]]
     except FileNotFoundError:
-        raise CohortError(f"{path.name} is missing", do="restore it or make the cohort again") from None
+        raise CohortError(f"{path.name} is missing", do=do) from None
+    except (OSError, ValueError, csv.Error):
+        raise CohortError(f"{path.name} cannot be read", "a UTF-8 table", do) from None
+    if tuple(header) != tuple(columns) or any(len(row) != len(columns) for row in rows):
+        raise CohortError(f"{path.name} has other columns", ", ".join(columns), do)
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def _case(row: Mapping[str, str]) -> Case:
@@ -170,31 +191,48 @@ def _case(row: Mapping[str, str]) -> Case:
         for name in ("readers", "declared"):
             known[name] = tuple(part for part in known[name].split(";") if part)
         known["files"] = dict(part.split("=", 1) for part in known["files"].split(";") if part)
-    except (KeyError, ValueError):
-        raise CohortError(
-            "cases.csv has an unreadable row", do="restore it or make the cohort again"
-        ) from None
+    except ValueError:
+        raise _unreadable("cases.csv") from None
     return Case(**known)
 
 
+def _unreadable(name: str) -> CohortError:
+    return CohortError(f"{name} has an unreadable row", do="restore it or make the cohort again")
+
+
+def _clinical(rows: Sequence[dict[str, str]]) -> dict[str, Covariates]:
+    table = {row.pop("research_id"): _covariates(row) for row in rows}
+    if len(table) != len(rows):
+        raise CohortError("clinical.csv has two rows for one person", "one row per person")
+    return table
+
+
 def _covariates(row: Mapping[str, str]) -> Covariates:
-    values: dict[str, Any] = {}
-    for name, text in row.items():
-        if text == "":
-            continue
-        if name in ("comorbidity", "recurrence"):
-            values[name] = text == "True"
-        elif name in ("sex", "treatment", "primary", "stage"):
-            values[name] = text
-        else:
-            values[name] = float(text)
+    known = {name: text for name, text in row.items() if text != ""}
+    values: dict[str, Any] = dict(known)
+    try:
+        for name, text in known.items():
+            if name in ("comorbidity", "recurrence"):
+                values[name] = {"True": True, "False": False}[text]
+            elif name not in ("sex", "treatment", "primary", "stage"):
+                values[name] = float(text)
+    except (KeyError, ValueError):
+        raise _unreadable("clinical.csv") from None
     return Covariates(**values)
 
 
-def _withdrawn(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    return [json.loads(line)["research_id"] for line in path.read_text().splitlines() if line.strip()]
+def _withdrawn(path: Path) -> frozenset[str]:
+    """Tombstones. A file that cannot be read stops everything: a withdrawal must never be forgotten."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return frozenset(str(json.loads(line)["research_id"]) for line in lines if line.strip())
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CohortError(
+            "withdrawn.jsonl has an unreadable line", "one tombstone per line",
+            "restore it before anything is read",
+        ) from None  # fmt: skip
 
 
 def load_volume(
@@ -213,7 +251,8 @@ def load_volume(
         float32 (I, J, K), uint8 for ``valid``, uint16 for ``tumor_label``.
 
     Raises:
-        CaseError: S01 the case has no such volume; S25 the file is damaged or not the one recorded.
+        CohortError: S01 the case has no such volume.
+        CaseError: S25 the file is damaged or not the one recorded.
     """
     key = reader_file(reader, name) if reader else name
     if key not in case.files:

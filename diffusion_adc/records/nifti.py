@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from typing import Final
 
 import nibabel as nib
@@ -47,7 +48,7 @@ class Volume:
         affine: (4, 4) voxel index → RAS+ mm.
     """
 
-    array: NDArray[np.generic]
+    array: NDArray[Any]
     affine: NDArray[np.float64]
 
 

@@ -149,7 +149,7 @@ def _row(case_id: str, case: Case, record: Mapping[str, Any]) -> str:
         escape(case.tumor_status),
         _interval(record["tdv_ml"]),
         _interval(record["gadc"]),
-        str(record["lesions"]),
+        str(record["n_lesions"]),
         escape(", ".join(record["flags"])) or "–",
     ]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

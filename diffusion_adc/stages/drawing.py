@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -33,9 +33,8 @@ class DrawingStage(LightningModule, ABC):
         codec: Presence ⇄ latent.
         scale: Standardization of the latent.
         token: Covariates → token.
-        network: The denoiser's network.
         denoiser: Latent, time and features → velocity.
-        path: Noise path and clock.
+        shift: The clock asked for, None where it was measured.
         sampler_name: Member of the sampler family.
         steps: Steps per draw where a caller does not say.
     """
@@ -45,11 +44,20 @@ class DrawingStage(LightningModule, ABC):
     codec: Codec
     scale: LatentScale
     token: CovariateToken
-    network: DenoiserNetwork
     denoiser: Denoiser
-    path: RectifiedFlow
+    shift: float | None
     sampler_name: SamplerName
     steps: int
+
+    @property
+    def network(self) -> DenoiserNetwork:
+        """The denoiser's network."""
+        return cast(DenoiserNetwork, self.denoiser.network)
+
+    @property
+    def path(self) -> RectifiedFlow:
+        """Noise path and clock."""
+        return self.denoiser.path
 
     @property
     def alignment(self) -> tuple[int, ...]:
@@ -145,6 +153,9 @@ class DrawingStage(LightningModule, ABC):
         )
         name = "scale.fingerprint"
         if not different and theirs[name].tolist() != ours[name].tolist():
+            different = [name]
+        name = "denoiser.path.shift"
+        if not different and self.shift is not None and float(theirs[name]) != float(ours[name]):
             different = [name]
         if different:
             raise UsageError(

@@ -36,8 +36,7 @@ class NonFiniteGuard:
             NonFiniteError: More than `max_skipped` steps were skipped.
         """
         moving = [p for p in parameters if p.grad is not None]
-        norms = torch._foreach_norm([p.grad for p in moving if p.grad is not None])
-        norm = torch.linalg.vector_norm(torch.stack(list(norms))) if norms else torch.tensor(0.0)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None])
         if bool(torch.isfinite(norm)):
             return norm
         self.skipped += 1

@@ -50,6 +50,7 @@ __all__ = ["PresenceFlowStage"]
 
 Batch = Mapping[str, Tensor]
 SCALE_PATCHES = 256
+SHIFT_PER_CONTRAST = 0.25
 
 
 @final
@@ -69,7 +70,7 @@ class PresenceFlowStage(DrawingStage):
         spacing_mm: list[float] | None = None,
         prediction: Literal["presence", "latent"] | None = None,
         n_covariates: int = 0,
-        shift: float = 20.0,
+        shift: float | None = None,
         sampler: Literal["euler", "heun"] = "euler",
         steps: int = 6,
         draws_per_encoding: int = 4,
@@ -101,7 +102,8 @@ class PresenceFlowStage(DrawingStage):
                 (preconditioned, mean square). Default: presence for the plain target, else latent.
             n_covariates: Covariates per case, 0 for an image-only model.
             shift: Time warp s of the path; larger spends more of training and drawing near pure noise, where
-                whole lesions are decided.
+                whole lesions are decided. Default: measured with the latent statistics, a quarter of the
+                norm by which a typical patch with tumor differs from an empty one.
             sampler: ``euler`` or ``heun`` (two evaluations per step).
             steps: Steps per draw where a caller does not say.
             draws_per_encoding: (time, noise) pairs per patch and encoder pass in training.
@@ -144,14 +146,16 @@ class PresenceFlowStage(DrawingStage):
                 raise UsageError(f"{name} {number}", "at least 1")
         if prediction is None:
             prediction = "presence" if target == "plain" else "latent"
+        if prediction not in ("presence", "latent"):
+            raise UsageError(f"prediction {prediction}", "presence or latent")
         if prediction == "presence" and target != "plain":
             raise UsageError(
                 f"prediction presence with target {target}", "target plain", "set prediction: latent"
             )
         try:
             self.codec = self._make_codec(codec, dims, target, spacing_mm, slice_halvings)
-            self.path = RectifiedFlow(shift)
-            make_sampler(sampler, self.path, steps)
+            path = RectifiedFlow(1.0 if shift is None else shift)
+            make_sampler(sampler, path, steps)
             self.encoder = Encoder(
                 dims, len(CHANNELS), FLAGS, widths, stem, self.codec.factor, slice_halvings
             )
@@ -171,11 +175,11 @@ class PresenceFlowStage(DrawingStage):
         )
         if prediction == "presence":
             self.denoiser = PresenceDenoiser(
-                network, self.path, self.scale.encode_field, self.codec.decode, self.scale.ignorance
+                network, path, self.scale.encode_field, self.codec.decode, self.scale.ignorance
             )
         else:
-            self.denoiser = LatentDenoiser(network, self.path)
-        self.network = network
+            self.denoiser = LatentDenoiser(network, path)
+        self.shift = shift
         self.dice = DiceLoss(sigmoid=True, batch=True)
         self.guard = NonFiniteGuard(max_skipped)
         self._cases: list[int] = []
@@ -268,12 +272,12 @@ class PresenceFlowStage(DrawingStage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.measure_latents(loader if loader is not None else [])
-        for buffer in (self.scale.mean, self.scale.std, self.scale.prevalence, self.scale.count):
+        for buffer in (*self.scale.buffers(), self.path.shift):
             buffer.copy_(self.trainer.strategy.broadcast(buffer))  # one device's statistics for all
         set_base_prevalence(self.encoder, float(self.scale.prevalence))
 
     def measure_latents(self, batches: Iterable[Batch], at_least: int = SCALE_PATCHES) -> None:
-        """Measures the latent statistics over the presence of `batches`.
+        """Measures the latent statistics, and with them the path's clock where none is given, over the presence of `batches`.
 
         A short loader is read again (with its next random patches) until `at_least` patches were seen.
 
@@ -299,6 +303,8 @@ class PresenceFlowStage(DrawingStage):
                 "training patches with tumor",
                 "check the cohort's train split and the patch sampler",
             ) from error
+        if self.shift is None:
+            self.path.set_shift(max(1.0, SHIFT_PER_CONTRAST * float(self.scale.contrast)))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:

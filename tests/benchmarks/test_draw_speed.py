@@ -1,6 +1,6 @@
 """Cost of drawing a whole case, as a ratio to one sliding-window pass of MONAI's DynUNet in the same run.
 
-    python -m pytest tests/benchmarks/test_draw_speed.py -m benchmark -s
+python -m pytest tests/benchmarks/test_draw_speed.py -m benchmark -s
 """
 
 from __future__ import annotations

@@ -71,7 +71,11 @@ def make_cohort(
         rid = f"TEST-{number:04d}"
         i, j, k = shape
         one = [((0.35 * i, 0.6 * j, 0.5 * k), 3.0)]
-        three = [((0.3 * i, 0.6 * j, 0.5 * k), 4.5), ((0.62 * i, 0.4 * j, 0.4 * k), 2.0), ((0.5 * i, 0.75 * j, 0.6 * k), 0.5)]
+        three = [
+            ((0.3 * i, 0.6 * j, 0.5 * k), 4.5),
+            ((0.62 * i, 0.4 * j, 0.4 * k), 2.0),
+            ((0.5 * i, 0.75 * j, 0.6 * k), 0.5),
+        ]
         lesions = [] if number == 0 or not tumor else three if number == 1 else one
         volumes, label = simulated(shape, lesions, rng)
         absent = missing[number] if number < len(missing) else ()

@@ -35,7 +35,9 @@ def plain(batch: int, logit: float = 0.0) -> Plain:
 
 
 def presence_denoiser(network: nn.Module) -> PresenceDenoiser:
-    return PresenceDenoiser(network, RectifiedFlow(), lambda f: 3 * f + 1, lambda z: z, lambda: torch.tensor(2.0))
+    return PresenceDenoiser(
+        network, RectifiedFlow(), lambda f: 3 * f + 1, lambda z: z, lambda: torch.tensor(2.0)
+    )
 
 
 def test_latent_denoiser_at_rest_is_the_best_linear_guess() -> None:

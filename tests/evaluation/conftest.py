@@ -105,12 +105,14 @@ def simulated(case_id: str, seed: int, tumor: bool) -> tuple[CaseTruth, dict[str
     for bright in (label > 0, mimic):
         adc[bright] = rng.uniform(0.6, 1.1, adc[bright].shape)
         high[bright] = rng.normal(500, 20, high[bright].shape)
+    organ = np.ones(SHAPE, dtype=np.uint8)
+    organ[mimic] = 2
     adc[0] = 0.0
     valid = adc > 0
     truth = CaseTruth(
         case_id=case_id, ambiguity=True, spacing_mm=(2.5, 2.5, 5.0),
         lesions=tuple(lesion_truth(n, (0.95, 0.95, 0.5)[n - 1], n == 3) for n in (1, 2, 3) if tumor), pairs=(),
-        mimics=(), lesion_label=label, core=label > 0, organ_label=np.zeros(SHAPE, dtype=np.uint8),
+        mimics=(), lesion_label=label, core=label > 0, organ_label=organ,
         mimic_label=np.zeros(SHAPE, dtype=np.uint8), reading_adc=adc,
     )  # fmt: skip
     low = (high * np.exp(0.85 * adc)).astype(np.float32)

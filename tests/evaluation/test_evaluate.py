@@ -13,6 +13,7 @@ import pytest
 from diffusion_adc.domain.errors import CaseError, CohortError, UsageError
 from diffusion_adc.evaluation.evaluate import evaluate
 from diffusion_adc.evaluation.table import format_table
+from diffusion_adc.phantom.structures import ORGAN_NAMES
 from diffusion_adc.records.atomic import write_json
 from diffusion_adc.records.cohort import load_volume, read_cohort
 from diffusion_adc.records.maps import (
@@ -98,6 +99,17 @@ def test_tables_on_disk(study: Any) -> None:
         for got, expected in zip(found, own, strict=True):
             for column in ("centroid_r_mm", "centroid_a_mm", "centroid_s_mm"):
                 assert float(got[column]) == pytest.approx(float(expected[column]), abs=0.01)
+
+
+def test_false_positives_name_the_structure_they_lie_in(study: Any) -> None:
+    evaluate(study.maps, study.cohort, study.truth, bootstrap=5)
+    rows = table_of(study.maps / "lesions.csv")
+    rule = [row for row in rows if row["method"] == "B2" and row["outcome"] == "false_positive"]
+    assert {row["structure"] for row in rule if float(row["volume_ml"]) > 1} == {ORGAN_NAMES[2]}
+    assert {row["structure"] for row in rows if row["outcome"] == "hit"} == {ORGAN_NAMES[1]}
+    assert not [row for row in rows if row["method"] == "B1"]
+    evaluate(study.maps, study.cohort, bootstrap=5)
+    assert {row["structure"] for row in table_of(study.maps / "lesions.csv")} == {""}
 
 
 def test_the_same_inputs_give_the_same_bytes(study: Any) -> None:

@@ -67,7 +67,9 @@ def test_gate_reports_small_lesions_under_latent_noise() -> None:
     loud = codec_gate(HaarCodec(3), latent_std=torch.full((8,), 1.5))
     assert set(quiet.noisy_recall) == {1, 2, 3, 10, 100}
     assert min(quiet.noisy_recall.values()) == 1
-    assert quiet.noisy_false < 1e-4  # the field keeps unit distance to the threshold: five standard deviations
+    assert (
+        quiet.noisy_false < 1e-4
+    )  # the field keeps unit distance to the threshold: five standard deviations
     # Noise of 1.5 against a distance of 1: a voxel flips with probability Phi(-1/1.5) = 0.2525.
     assert loud.noisy_false == pytest.approx(0.2525, abs=0.01)
     assert loud.noisy_recall[1] < 1

@@ -37,6 +37,9 @@ def test_round_trip_and_streaming_equal_the_whole() -> None:
     whole = codec.encode(torch.cat(batches))
     torch.testing.assert_close(scale.mean, whole.mean((0, 2, 3)))
     torch.testing.assert_close(scale.std, whole.std((0, 2, 3), correction=0))
+    difference = scale.standardize(whole) - scale.standardize(codec.encode(torch.zeros(1, 1, 8, 8)))
+    norms = difference.flatten(1).norm(dim=1)
+    torch.testing.assert_close(scale.contrast, norms.median())
     torch.testing.assert_close(scale.unstandardize(scale.standardize(whole)), whole)
 
 

@@ -43,7 +43,9 @@ def tiny() -> Callable[..., PresenceFlowStage]:
 
 @pytest.fixture
 def batch() -> Callable[..., Batch]:
-    def build(size: int = 2, shape: tuple[int, ...] = (16, 16, 1), seed: int = 0, tumor: bool = True) -> Batch:
+    def build(
+        size: int = 2, shape: tuple[int, ...] = (16, 16, 1), seed: int = 0, tumor: bool = True
+    ) -> Batch:
         generator = torch.Generator().manual_seed(seed)
         presence = torch.zeros(size, 1, *shape)
         if tumor:

@@ -69,7 +69,7 @@ def test_average_follows_its_formula_and_survives_saving_at_any_moment(
     after = torch.load(tmp_path / "after-1.ckpt", weights_only=True)
     during = torch.load(tmp_path / "during-1.ckpt", weights_only=True)
     # The formula, from the raw weights of every step; the first update copies.
-    name = "network.outlet.weight"
+    name = "denoiser.network.outlet.weight"
     expected = saver.raw[1][name].clone()
     for step in range(2, 7):
         d = WarmDecay(0.5).at(step - 1)

@@ -107,7 +107,9 @@ def test_draws_do_not_depend_on_the_batch(tiny: Tiny, batch: Batches) -> None:
         together = stage.draw(features, noise, 3)
         for row in range(6):
             case = slice(row // 3, row // 3 + 1)
-            alone = stage.draw(stage.encode(data[IMAGES][case], data[AVAILABLE][case]), noise[row : row + 1], 3)
+            alone = stage.draw(
+                stage.encode(data[IMAGES][case], data[AVAILABLE][case]), noise[row : row + 1], 3
+            )
             torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=0)
 
 
@@ -143,7 +145,15 @@ def test_trains_and_resumes_bit_equal(tiny: Tiny, loader: Loader, trainer: Train
     keeper = Keeper(middle, 1)
     run = trainer(max_epochs=4, callbacks=[EMA(0.9), keeper])
     run.fit(straight, loader(3), loader(1))
-    for name in ("train/loss", "train/base", "train/flow", "val/base", "val/flow", "val/loss", "val/dice_base"):
+    for name in (
+        "train/loss",
+        "train/base",
+        "train/flow",
+        "val/base",
+        "val/flow",
+        "val/loss",
+        "val/dice_base",
+    ):
         assert math.isfinite(keeper.logged[name])
     assert 0 <= keeper.logged["val/dice_base"] <= 1
 
@@ -160,6 +170,8 @@ def test_trains_and_resumes_bit_equal(tiny: Tiny, loader: Loader, trainer: Train
     loaded = PresenceFlowStage.load_from_checkpoint(middle, weights_only=True)
     assert loaded.scale.measured
     assert loaded.hparams == resumed.hparams
+    assert float(loaded.path.shift) == pytest.approx(float(loaded.scale.contrast) / 4)
+    assert not any(name.startswith("network.") for name in loaded.state_dict())  # nothing is stored twice
 
 
 def test_changed_learning_rate_holds_after_a_resume(
@@ -186,7 +198,7 @@ def test_checkpoint_of_another_configuration_is_refused(
     run = trainer(max_steps=1, max_epochs=-1)
     run.fit(tiny(), loader(2))
     run.save_checkpoint(path)
-    others = ({"channels": [16, 8]}, {"denoiser_levels": 3}, {"codec": "identity"})
+    others = ({"channels": [16, 8]}, {"shift": 33.0}, {"denoiser_levels": 3}, {"codec": "identity"})
     distance = {"target": "signed_distance", "spacing_mm": [1.0, 1.0], "prediction": "latent"}
     for changes in (*others, distance):
         with pytest.raises(UsageError, match="checkpoint of another configuration"):
@@ -270,15 +282,15 @@ def test_stage_can_be_pickled(tiny: Tiny) -> None:
 
 def test_covariates_change_the_flow_once_trained(tiny: Tiny, batch: Batches) -> None:
     stage = tiny()
-    for module in stage.modules():
-        if isinstance(module, torch.nn.Linear):
-            torch.nn.init.normal_(module.weight)
-    torch.nn.init.normal_(stage.network.outlet.weight)
+    for parameter in stage.parameters():  # many layers start at zero
+        torch.nn.init.normal_(parameter, std=0.3)
     data = batch()
     stage.measure_latents([data], 2)
     z = torch.randn(stage.noise_shape(2, (16, 16)))
     with torch.no_grad():
-        one = stage.velocity(z, 0.5, stage.encode(data[IMAGES], data[AVAILABLE], data[COVARIATES], data[KNOWN]))
+        one = stage.velocity(
+            z, 0.5, stage.encode(data[IMAGES], data[AVAILABLE], data[COVARIATES], data[KNOWN])
+        )
         none = stage.velocity(z, 0.5, stage.encode(data[IMAGES], data[AVAILABLE]))
     assert not torch.allclose(one, none)
     assert isinstance(stage.token, CovariateToken)
