@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,9 @@ def build(
     # Hardware banners and advertisements are neither metrics nor errors.
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Two of Lightning's warnings that no user can act on.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="The number of training batches.*logging interval")
 
     from diffusion_adc.callbacks.checkpoints import AtomicCheckpointIO, StopOnSignal
     from diffusion_adc.callbacks.record import RunRecord

@@ -30,7 +30,9 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_needs_no_heavy_import() -> None:
-    code = "import sys; import diffusion_adc.cli as c; c._parser(); print(sorted(m for m in sys.modules if m in "
+    code = (
+        "import sys; import diffusion_adc.cli as c; c._parser(); print(sorted(m for m in sys.modules if m in "
+    )
     code += "('torch', 'lightning', 'monai', 'torchio', 'wandb', 'scipy', 'nibabel', 'matplotlib')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -27,7 +27,9 @@ def test_it_parses_against_the_real_signatures(path: Path) -> None:
 def test_it_opens_with_command_time_and_result(path: Path) -> None:
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("COMMAND", "TIME", "RESULT"):
-        assert any(re.match(rf"#\s+{word}\s+\S", line) for line in head), f"{path.name} does not state its {word}"
+        assert any(re.match(rf"#\s+{word}\s+\S", line) for line in head), (
+            f"{path.name} does not state its {word}"
+        )
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda p: str(p.relative_to(FOLDER)))

@@ -15,7 +15,11 @@ SOURCES = sorted((ROOT / "diffusion_adc").rglob("*.py"))
 
 def test_floors_hold() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c())"],
+        [
+            sys.executable,
+            "-c",
+            "import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c())",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -56,6 +56,8 @@ class Tracking:
         # Artifacts are staged in user folders by default; a run folder must be complete in itself.
         for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
             os.environ[name] = str(run_dir / "wandb" / name.removeprefix("WANDB_").lower())
+        # Before the settings apply, the client prints notices of its own.
+        os.environ.setdefault("WANDB_SILENT", "true")
         settings = wandb.Settings(
             console="off", disable_git=True, disable_code=True, save_code=False, x_disable_meta=True,
             x_disable_stats=True, x_disable_machine_info=True, host="anon", root_dir=str(run_dir), silent=True,

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_adc.phantom.canvas import Box, Canvas, Shape, Tube
+from diffusion_adc.phantom.canvas import Box, Canvas, Shape, Tube, enclosing, within
 from diffusion_adc.phantom.fields import Array, upsample
 from diffusion_adc.phantom.person import Build
 from diffusion_adc.phantom.structures import Structure
 
 _SKIN_MM = 1.6
+_PACKED_MM = 15.0
+"""Beyond this distance from every muscle seed lies fat."""
 # z, half-width, front, back of the muscular envelope in mm (front and back measured at the midline).
 _ENVELOPE = np.array([
     [-110, 155, 74, -84], [-70, 154, 76, -92], [-35, 152, 78, -101], [0, 149, 78, -106], [30, 146, 76, -104],
@@ -85,19 +87,17 @@ class Union(Shape):
         found = [f for f in (part.distance(canvas) for part in self.parts) if f is not None]
         if not found:
             return None
-        box = tuple(
-            slice(min(f[0][a].start for f in found), max(f[0][a].stop for f in found)) for a in range(3)
-        )
+        box = enclosing([f[0] for f in found])
         out = np.full(tuple(s.stop - s.start for s in box), np.float32(1e3))
         for part, distance in found:
-            local = tuple(slice(p.start - o.start, p.stop - o.start) for p, o in zip(part, box, strict=True))
+            local = within(part, box)
             near = out[local]
             if self.blend_mm > 0:  # polynomial smooth minimum (Quilez 2013)
                 k = np.float32(self.blend_mm)
                 overlap = np.maximum(k - np.abs(near - distance), 0)
                 distance = np.minimum(near, distance) - overlap * overlap * (np.float32(0.25) / k)
             np.minimum(near, distance, out=near)
-        return box, out  # type: ignore[return-value]
+        return box, out
 
 
 def half_canvas(canvas: Canvas) -> Canvas:
@@ -197,12 +197,22 @@ def _filling_mm(xyz: tuple[Array, Array, Array], envelope: Array, build: Build) 
     """How far muscles swell beyond their seeds: until they touch outside the pelvic and abdominal cavities."""
     x, y, z = (c * np.float32(1 / build.scale) for c in xyz)
     side = np.abs(x)
-    pelvic = (side < 52) & (y > -82) & (y < 60) & (z < 30) & (z > -46)
-    fossa = (side < 44) & (y > -80) & (y < -8) & (z <= -46)
-    abdomen = (z >= 25) & (y > -42) & (side < 100) & (envelope < -15)
-    groin = (y > 60) & (z < 30) & (side > 52)
-    out = np.where(pelvic | fossa | abdomen, np.float32(1.5), np.float32(11.0))
-    out = np.where(groin, np.float32(3.0), out)
+
+    def walls(*distances: Array) -> Array:
+        out = distances[0]
+        for distance in distances[1:]:
+            out = np.maximum(out, distance)
+        return out
+
+    # Distance to a cavity in mm, negative inside; rounded so that no muscle ends in a straight edge.
+    round_mm = np.sqrt((side / 52) ** 4 + ((y + 11) / 72) ** 4 + 1e-6)
+    pelvic = walls((np.sqrt(round_mm) - 1) * 55, z - 30, -46 - z)
+    fossa = walls(side - 44, -80 - y, y + 8, z + 46)
+    abdomen = walls(25 - z, -42 - y, side - 100, envelope + 15)
+    cavity = np.minimum(np.minimum(pelvic, fossa), abdomen)
+    out = np.float32(1.5) + np.float32(9.5) * np.clip((cavity + 5) / 12, 0, 1)
+    groin = walls(62 - y, z - 30, 52 - side)
+    out = np.minimum(out, np.float32(3.0) + np.float32(8.0) * np.clip((groin + 4) / 10, 0, 1))
     return out * np.float32(build.muscle)
 
 
@@ -214,9 +224,13 @@ def muscle_shapes(build: Build) -> list[Shape]:
         for side in (1.0, -1.0):
             flip = np.array([side, 1, 1, 1])
             shapes.append(
-                Union(tuple(Tube(np.array(c) * size * flip, samples=2 * len(c)) for c in curves))
+                Union(tuple(_muscle(np.array(c) * size * flip) for c in curves))
             )
     return shapes
+
+
+def _muscle(points: NDArray[np.float64]) -> Tube:
+    return Tube(points, samples=2 * len(points), reach_mm=_PACKED_MM)
 
 
 def _packed(half: Canvas, shapes: list[Shape]) -> tuple[Array, Array]:

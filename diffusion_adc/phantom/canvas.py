@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from diffusion_adc.phantom.fields import Array, smooth_curve
 
 Box = tuple[slice, slice, slice]
+
+_WARP_SLACK_MM = 1.0
+"""What the warp may exceed between the places where its range is looked up."""
 
 
 @dataclass
@@ -41,10 +46,15 @@ class Canvas:
         """(I, J, K) of the fine grid."""
         return self.labels.shape  # type: ignore[return-value]
 
-    @property
+    @cached_property
     def voxel_mm(self) -> tuple[float, float, float]:
         """Fine spacing in mm."""
-        i, j, k = (float(a[1] - a[0]) for a in self.axes)
+        i, j, k = (float(a[-1] - a[0]) / (len(a) - 1) for a in self.axes)
+        return i, j, k
+
+    @cached_property
+    def _origin(self) -> tuple[float, float, float]:
+        i, j, k = (float(a[0]) for a in self.axes)
         return i, j, k
 
     @property
@@ -53,15 +63,32 @@ class Canvas:
         return float(np.prod(self.voxel_mm)) / 1000.0
 
     def box(self, low: ArrayLike, high: ArrayLike) -> Box | None:
-        """Slices that hold every voxel whose warped position may lie within [low, high] mm; None if none."""
+        """Slices that hold every voxel whose warped position may lie within [low, high] mm; None if none.
+
+        The warp's range in the box of the largest displacement tightens the box: most of a displacement is
+        shared by neighbors.
+        """
+        first, last = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+        wide = self._slices(first - self.margin_mm, last + self.margin_mm)
+        if wide is None:
+            return None
+        coarse = tuple(slice(s.start, s.stop, 3) for s in wide)
+        parts = [w[coarse] for w in self.warp]
+        least = np.array([float(p.min()) for p in parts]) - _WARP_SLACK_MM
+        most = np.array([float(p.max()) for p in parts]) + _WARP_SLACK_MM
+        return self._slices(
+            np.maximum(first - most, first - self.margin_mm), np.minimum(last - least, last + self.margin_mm)
+        )
+
+    def _slices(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Box | None:
         slices = []
-        for axis, a, b in zip(self.axes, np.atleast_1d(low), np.atleast_1d(high), strict=True):
-            start = int(np.searchsorted(axis, a - self.margin_mm))
-            stop = int(np.searchsorted(axis, b + self.margin_mm))
+        for origin, step, n, a, b in zip(self._origin, self.voxel_mm, self.shape, low, high, strict=True):
+            start = max(0, ceil((a - origin) / step))
+            stop = min(n, floor((b - origin) / step) + 1)
             if start >= stop:
                 return None
             slices.append(slice(start, stop))
-        return tuple(slices)  # type: ignore[return-value]
+        return slices[0], slices[1], slices[2]
 
     def coordinates(self, box: Box) -> tuple[Array, Array, Array]:
         """Warped coordinates in mm of the box's voxels, three contiguous arrays."""
@@ -177,11 +204,13 @@ class Tube(Shape):
         points: (N, 4) x, y, z, radius in mm.
         samples: Points on the curve; 0 keeps the given ones.
         flatten: Stretch of distances along an axis: a value of 2 halves the tube's width there.
+        reach_mm: How far outside its surface the distance is wanted.
     """
 
     points: ArrayLike
     samples: int = 0
     flatten: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    reach_mm: float = 0.0
 
     def curve(self) -> NDArray[np.float64]:
         """(M, 4) the points used."""
@@ -191,21 +220,33 @@ class Tube(Shape):
     def distance(self, canvas: Canvas) -> tuple[Box, Array] | None:
         """See `Shape`."""
         p = self.curve()
-        reach = p[:, 3:4] / np.minimum(np.asarray(self.flatten), 1.0)
-        box = canvas.box((p[:, :3] - reach).min(axis=0), (p[:, :3] + reach).max(axis=0))
-        if box is None:
+        reach = p[:, 3:4] / np.minimum(np.asarray(self.flatten), 1.0) + self.reach_mm
+        low, high = p[:, :3] - reach, p[:, :3] + reach
+        low, high = np.minimum(low[:-1], low[1:]), np.maximum(high[:-1], high[1:])
+        parts = [canvas.box(a, b) for a, b in zip(low, high, strict=True)]
+        present = [part for part in parts if part is not None]
+        if not present:
             return None
+        box = enclosing(present)
         out = np.full(tuple(s.stop - s.start for s in box), np.float32(1e3))
-        for a, b, ra, rb in zip(p[:-1], p[1:], reach[:-1], reach[1:], strict=True):
-            low = np.minimum(a[:3] - ra, b[:3] - rb)
-            high = np.maximum(a[:3] + ra, b[:3] + rb)
-            part = canvas.box(low, high)
-            if part is None:
-                continue
-            local = tuple(slice(s.start - o.start, s.stop - o.start) for s, o in zip(part, box, strict=True))
-            segment = _segment_distance(canvas.coordinates(part), a, b, self.flatten)
-            np.minimum(out[local], segment, out=out[local])
+        for part, a, b in zip(parts, p[:-1], p[1:], strict=True):
+            if part is not None:
+                segment = _segment_distance(canvas.coordinates(part), a, b, self.flatten)
+                near = out[within(part, box)]
+                np.minimum(near, segment, out=near)
         return box, out
+
+
+def enclosing(boxes: Sequence[Box]) -> Box:
+    """Smallest box around several."""
+    i, j, k = (slice(min(b[a].start for b in boxes), max(b[a].stop for b in boxes)) for a in range(3))
+    return i, j, k
+
+
+def within(part: Box, box: Box) -> Box:
+    """Slices of a box that lies inside another, relative to that one."""
+    i, j, k = (slice(p.start - o.start, p.stop - o.start) for p, o in zip(part, box, strict=True))
+    return i, j, k
 
 
 def _segment_distance(

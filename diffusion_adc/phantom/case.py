@@ -241,7 +241,7 @@ def _paired(lesions: list[LesionTruth]) -> tuple[list[LesionTruth], list[PairTru
         if partner is None:
             out.append(replace(row, partner=0))
             continue
-        out.append(replace(row, arm="pair", ambiguous=True))
+        out.append(replace(row, arm="pair"))
         if row.number < partner.number:
             distance = float(np.linalg.norm(np.subtract(row.centroid_mm, partner.centroid_mm)))
             pairs.append(reading.pair_law(row, partner, distance, distance < tumors.NEAR_MM))

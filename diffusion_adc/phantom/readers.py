@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from diffusion_adc.phantom.canvas import Box
 from diffusion_adc.phantom.fields import Array, generator, smooth_field
 from diffusion_adc.phantom.truth import CaseTruth, LesionTruth, PairTruth
 
@@ -45,7 +46,7 @@ def keep_probability(volume_ml: float, contrast: float, adc: float, group: str) 
         group: ``bone``, ``node`` or ``primary``.
     """
     size = 0.95 - 0.35 * float(np.clip(np.log(1.0 / max(volume_ml, 1e-3)) / np.log(5.0), 0.0, 1.0))
-    logit = np.log(max(contrast, 1e-3) / 2.9) / 0.10 - max(0.0, adc - 1.3) / 0.11 + _SITE[group]
+    logit = np.log(max(contrast, 1e-3) / 2.9) / 0.11 - max(0.0, adc - 1.3) / 0.18 + _SITE[group]
     return float(np.clip(size / (1.0 + np.exp(-logit)), 0.03, 0.97))
 
 
@@ -88,24 +89,32 @@ class Region:
         sd_mm: Standard deviation of the border's displacement.
     """
 
-    box: tuple[slice, slice, slice]
+    box: Box
     distance: Array
     count: int
     sd_mm: float
 
     @classmethod
-    def of(cls, mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> Region | None:
-        """Region of a mask; None if it is empty."""
-        found = ndimage.find_objects(mask.astype(np.uint8))
-        if not found or found[0] is None:
+    def of(cls, mask: NDArray[np.bool_], spacing_mm: Sequence[float], where: Box | None = None) -> Region | None:
+        """Region of a mask; None if it is empty.
+
+        Args:
+            mask: (I, J, K).
+            spacing_mm: Voxel spacing.
+            where: A box known to hold the whole mask.
+        """
+        if where is None:
+            found = ndimage.find_objects(mask.astype(np.uint8))
+            where = found[0] if found else None
+        count = 0 if where is None else int(mask[where].sum())
+        if where is None or count == 0:
             return None
-        count = int(mask[found[0]].sum())
         radius = (3 * count * float(np.prod(spacing_mm)) / (4 * np.pi)) ** (1 / 3)
         sd = min(JITTER_SD_MM, 0.35 * radius)
         pad = [int(np.ceil(3 * sd / s)) + 1 for s in spacing_mm]
         box = tuple(
             slice(max(0, s.start - p), min(n, s.stop + p))
-            for s, p, n in zip(found[0], pad, mask.shape, strict=True)
+            for s, p, n in zip(where, pad, mask.shape, strict=True)
         )
         inside = mask[box]
         if inside.all():
@@ -142,14 +151,20 @@ class ReaderModel:
         self._mimic: dict[int, Region] = {}
         if not truth.ambiguity:
             return
+        boxes = ndimage.find_objects(truth.lesion_label)
         for lesion in truth.lesions:
+            where = boxes[lesion.number - 1] if lesion.number <= len(boxes) else None
+            if where is None:
+                continue
             mask = truth.lesion_label == lesion.number
             for regions, part in ((self._whole, mask), (self._core, mask & truth.core)):
-                region = Region.of(part, truth.spacing_mm)
+                region = Region.of(part, truth.spacing_mm, where)
                 if region is not None:
                     regions[lesion.number] = region
+        boxes = ndimage.find_objects(truth.mimic_label)
         for mimic in truth.mimics:
-            region = Region.of(truth.mimic_label == mimic.number, truth.spacing_mm)
+            where = boxes[mimic.number - 1] if mimic.number <= len(boxes) else None
+            region = Region.of(truth.mimic_label == mimic.number, truth.spacing_mm, where) if where else None
             if region is not None:
                 self._mimic[mimic.number] = region
 

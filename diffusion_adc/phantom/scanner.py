@@ -133,7 +133,7 @@ def scan(
     high_all = eddy_shifted(high_all, artifacts.eddy_voxels)
     muscle = float(true.slow[Structure.MUSCLE] * np.exp(-options.b_low * table.diffusion[Structure.MUSCLE] / 1000))
     counts = _MUSCLE_COUNTS * float(np.exp(0.35 * rng.standard_normal())) / muscle
-    snr = float(rng.uniform(9.0, 14.0)) * (1.0 if options.field_t < 2 else 1.5)
+    snr = float(rng.uniform(11.0, 17.0)) * (1.0 if options.field_t < 2 else 1.5)
     sigma = muscle * counts / snr
     half = options.size[1] // 2
     diffusion = []

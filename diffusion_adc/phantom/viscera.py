@@ -88,6 +88,8 @@ def paint_bladder(canvas: Canvas, build: Build, rng: np.random.Generator) -> Non
     r = (build.bladder_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
     flat = rng.uniform(0.72, 0.9)
     radii = np.array([r / np.sqrt(flat), r, r * np.sqrt(flat)]) * rng.normal(1, 0.04, 3)
+    if build.sex == "female":  # the uterus behind it leaves less depth
+        radii *= [1.18, 0.78, 1.08]
     base = 0.0 if build.sex == "male" else -10.0
     center = np.array([rng.normal(0, 3), 64 * s - radii[1] - 6, base * s + radii[2] + 1])
     wall = 2.2 + 1.6 * min(1.0, 80 / build.bladder_ml) + (0.8 if build.sex == "male" else 0.0)
@@ -163,13 +165,13 @@ def paint_female(canvas: Canvas, build: Build, rng: np.random.Generator) -> None
     vagina = Tube([[0, 14, -62 * s, 7], [0, 4, -38 * s, 8], [0, -4, -14 * s, 8]], 6, (0.7, 1.5, 1.0))
     canvas.paint(vagina, Structure.JUNCTIONAL_ZONE, _SOFT)
     canvas.paint(Tube([[0, 20 * s, -58 * s, 4], [0, 22 * s, -20 * s, 4]]), Structure.JUNCTIONAL_ZONE, _SOFT)
-    room = (*_bowel_room(), Structure.BLADDER_WALL, Structure.URINE)
+    room = _bowel_room()
     if not build.hysterectomy:
-        neck = np.array([rng.normal(0, 3), -13 * s, 0.0])
+        neck = np.array([rng.normal(0, 3), -18 * s, 0.0])
         cervix = Tube([[*neck, 13 * bulk], [neck[0], neck[1] + 2, 18 * s, 12 * bulk]], 0)
         canvas.paint(cervix, Structure.CERVIX, (*room, Structure.JUNCTIONAL_ZONE))
         canvas.mark("cervix", neck + [0, 2, 4])
-        tilt = rng.uniform(5, 45)
+        tilt = rng.uniform(0, 35)
         turn = rotation(yaw=rng.normal(0, 10), pitch=-tilt)
         radii = np.array([25, 19, 32]) * bulk * rng.normal(1, 0.07, 3)
         body = neck + [0, 4, 16] + turn @ np.array([0, 0, 0.85 * radii[2]])
