@@ -5,9 +5,11 @@ Keys and shapes are those of `diffusion_adc.domain.sequences`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -92,13 +94,42 @@ class PatchBuffers:
         )
 
 
+class OpenEntries:
+    """The last few entries used, kept mapped; older ones are unmapped.
+
+    The pages of a mapping count as resident memory, so their number must not grow with the cohort.
+
+    Args:
+        most: Entries kept.
+    """
+
+    def __init__(self, most: int = 8) -> None:
+        self.most = most
+        self._open: OrderedDict[Path, tuple[Tensor, Tensor]] = OrderedDict()
+
+    def __call__(self, entry: StoreEntry) -> tuple[Tensor, Tensor]:
+        """float16 (7, I, J, K) images and uint8 (R, I, J, K) presence of an entry, not yet read."""
+        found = self._open.pop(entry.path, None)
+        if found is None:
+            found = torch.from_numpy(entry.images()), torch.from_numpy(entry.presence())
+        self._open[entry.path] = found
+        if len(self._open) > self.most:
+            self._open.popitem(last=False)
+        return found
+
+
 def read_patch(
-    entry: StoreEntry, start: Triple, reader: int, images: Tensor, presence: Tensor, buffers: PatchBuffers
+    volumes: tuple[Tensor, Tensor],
+    start: Triple,
+    reader: int,
+    images: Tensor,
+    presence: Tensor,
+    buffers: PatchBuffers,
 ) -> None:
     """Copy one patch from a store entry; the same voxels that `tio.Crop` would give.
 
     Args:
-        entry: The stored case.
+        volumes: From `OpenEntries`.
         start: First voxel.
         reader: Whose presence.
         images: float32 (7, *size), written.
@@ -106,9 +137,9 @@ def read_patch(
         buffers: Scratch of the same size.
     """
     i, j, k = (slice(first, first + n) for first, n in zip(start, images.shape[1:], strict=True))
-    buffers.images.copy_(torch.from_numpy(entry.images()[:, i, j, k]))
+    buffers.images.copy_(volumes[0][:, i, j, k])
     images.copy_(buffers.images)
-    buffers.presence.copy_(torch.from_numpy(entry.presence()[reader : reader + 1, i, j, k]))
+    buffers.presence.copy_(volumes[1][reader : reader + 1, i, j, k])
     presence.copy_(buffers.presence)
 
 
@@ -154,7 +185,7 @@ def patch_subject(
         ``images`` float32 (7, *size), ``presence`` float32 (1, *size), ``location``, b-values (-1 if unknown).
     """
     images, presence = torch.empty(len(seq.CHANNELS), *size), torch.empty(1, *size)
-    read_patch(entry, start, reader, images, presence, PatchBuffers.of(size))
+    read_patch(OpenEntries()(entry), start, reader, images, presence, PatchBuffers.of(size))
     affine = entry.grid.affine.copy()
     affine[:3, 3] = affine[:3, :3] @ start + affine[:3, 3]
     return tio.Subject(

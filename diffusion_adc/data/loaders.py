@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from diffusion_adc.data.collate import (
     CaseFacts,
     FactsTable,
+    OpenEntries,
     PatchBuffers,
     location,
     one_thread,
@@ -60,7 +61,7 @@ class PatchDataset(Dataset[Batch]):
         self.table, self.facts = table, FactsTable(facts)
         self.patches_per_epoch, self.seed, self.stream = patches_per_epoch, seed, stream
         self.augment = augment
-        self._buffers = PatchBuffers.of(table.patch_size)
+        self._buffers, self._open = PatchBuffers.of(table.patch_size), OpenEntries()
         self._epoch = -1
         self._rows: NDArray[np.float64] = np.empty((0, 0))
 
@@ -69,11 +70,11 @@ class PatchDataset(Dataset[Batch]):
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers make their own numbers and buffers: the pickle stays small whatever the epoch's length.
-        return {**self.__dict__, "_epoch": -1, "_rows": np.empty((0, 0)), "_buffers": None}
+        return {**self.__dict__, "_epoch": -1, "_rows": np.empty((0, 0)), "_buffers": None, "_open": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._buffers = PatchBuffers.of(self.table.patch_size)
+        self._buffers, self._open = PatchBuffers.of(self.table.patch_size), OpenEntries()
 
     def _row(self, index: int) -> NDArray[np.float64]:
         epoch, number = index >> _EPOCH_SHIFT, index & ((1 << _EPOCH_SHIFT) - 1)
@@ -115,8 +116,8 @@ class PatchDataset(Dataset[Batch]):
                     images[row] = subject.get_image(seq.IMAGES).data
                     presence[row] = subject.get_image(seq.PRESENCE).data
                 else:
-                    entry = self.table.entries[patch.entry]
-                    read_patch(entry, patch.start, patch.reader, images[row], presence[row], self._buffers)
+                    volumes = self._open(self.table.entries[patch.entry])
+                    read_patch(volumes, patch.start, patch.reader, images[row], presence[row], self._buffers)
         return {seq.IMAGES: images, seq.PRESENCE: presence, **batch}
 
 
@@ -140,9 +141,9 @@ class CaseDataset(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         entry = self.entries[index]
         batch = self.facts.batch([index], [location((0, 0, 0), entry.shape)])
-        batch[seq.IMAGES] = torch.from_numpy(entry.images()).to(torch.float32)[None]
+        batch[seq.IMAGES] = torch.from_numpy(entry.images()).to(torch.float32).contiguous()[None]
         if self.with_presence:
-            batch[seq.PRESENCE] = torch.from_numpy(entry.presence()[:1]).to(torch.float32)[None]
+            batch[seq.PRESENCE] = torch.from_numpy(entry.presence()[:1]).to(torch.float32).contiguous()[None]
         return batch
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:

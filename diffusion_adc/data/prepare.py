@@ -53,11 +53,14 @@ class Recipe:
         spacing_mm: The network's spacing along I, J, K; None keeps the native one.
         margin_mm: Kept around the valid body.
         least: Smallest working size per axis, as far as the scan allows.
+        planes: Store slices contiguously instead of volumes: a slice then is one run of memory per row, not one
+            cache line per voxel.
     """
 
     spacing_mm: tuple[float, float, float] | None = None
     margin_mm: float = 10.0
     least: Triple = _LEAST
+    planes: bool = False
 
     @classmethod
     def for_patch(cls, spacing: Sequence[float] | None, patch_size: Sequence[int]) -> Recipe:
@@ -72,7 +75,7 @@ class Recipe:
             )
         wanted = None if spacing is None else (float(spacing[0]), float(spacing[1]), float(spacing[2]))
         i, j, k = (max(low, math.ceil(n / 32) * 32) for n, low in zip(patch_size, _LEAST, strict=True))
-        return cls(wanted, least=(i, j, k))
+        return cls(wanted, least=(i, j, k), planes=patch_size[2] == 1)
 
     @property
     def fingerprint(self) -> str:

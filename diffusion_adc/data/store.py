@@ -2,8 +2,8 @@
 
 ``STORE/<recipe>/<case_id>/`` holds
 
-* ``images.npy``    float16 (7, I, J, K), the scaled condition,
-* ``presence.npy``  uint8 (R, I, J, K), each reader's presence (all 0 if no map is stored),
+* ``images.npy``    float16 (7, I, J, K), the scaled condition; (7, K, I, J) for slices,
+* ``presence.npy``  uint8 (R, I, J, K), each reader's presence (all 0 if no map is stored); (R, K, I, J) for slices,
 * ``voxels.npy``    int32, candidate patch centers (`index.VoxelIndex`),
 * ``meta.json``     key, grid, index, SHA-256 of every file, and the SHA-256 of all that.
 
@@ -79,6 +79,7 @@ class StoreEntry:
         readers: Stored readings; 0 if no reader's map is stored.
         index: Segments of ``voxels.npy``.
         offsets: First data byte of images, presence and voxels.
+        planes: Whether slices are contiguous on disk.
         round_trip_dice: Of lesions from 1 mL on; see `prepare.round_trip_dice`.
     """
 
@@ -88,6 +89,7 @@ class StoreEntry:
     readers: int
     index: VoxelIndex
     offsets: Triple
+    planes: bool = False
     round_trip_dice: float | None = None
 
     @property
@@ -97,13 +99,16 @@ class StoreEntry:
 
     def images(self) -> NDArray[np.float16]:
         """(7, I, J, K), memory-mapped copy-on-write: nothing is read until it is touched, no write reaches disk."""
-        shape = (len(seq.CHANNELS), *self.shape)
-        return _mapped(f"{self.path}/{IMAGES_FILE}", shape, np.float16, self.offsets[0])
+        shape = _stored_shape(len(seq.CHANNELS), self.shape, self.planes)
+        return self._as_volume(_mapped(f"{self.path}/{IMAGES_FILE}", shape, np.float16, self.offsets[0]))
 
     def presence(self) -> NDArray[np.uint8]:
         """(R, I, J, K), memory-mapped copy-on-write; one empty reading if no map is stored."""
-        shape = (max(self.readers, 1), *self.shape)
-        return _mapped(f"{self.path}/{PRESENCE_FILE}", shape, np.uint8, self.offsets[1])
+        shape = _stored_shape(max(self.readers, 1), self.shape, self.planes)
+        return self._as_volume(_mapped(f"{self.path}/{PRESENCE_FILE}", shape, np.uint8, self.offsets[1]))
+
+    def _as_volume(self, stored: NDArray[Any]) -> NDArray[Any]:
+        return stored.transpose(0, 2, 3, 1) if self.planes else stored
 
     def voxel(self, position: int) -> Triple:
         """(i, j, k) of one candidate of the voxel array, read without mapping the array."""
@@ -118,6 +123,11 @@ class StoreEntry:
     def voxels(self) -> NDArray[np.int32]:
         """All flat candidate indices, memory-mapped."""
         return np.load(self.path / VOXELS_FILE, mmap_mode="c", allow_pickle=False)
+
+
+def _stored_shape(rows: int, shape: Triple, planes: bool) -> tuple[int, ...]:
+    i, j, k = shape
+    return (rows, k, i, j) if planes else (rows, i, j, k)
 
 
 def _mapped(path: str, shape: tuple[int, ...], dtype: type[np.generic], offset: int) -> NDArray[Any]:
@@ -153,16 +163,16 @@ def open_entry(path: Path, key: str, *, verify: bool = True) -> StoreEntry | Non
                     return None
                 _verified.add(seen)
         grid = _grid(content)
-        readers = int(content["readers"])
+        readers, planes = int(content["readers"]), bool(content["planes"])
         wanted: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...] = (
-            ((len(seq.CHANNELS), *grid.shape), np.dtype(IMAGE_DTYPE)),
-            ((max(readers, 1), *grid.shape), np.dtype(np.uint8)),
+            (_stored_shape(len(seq.CHANNELS), grid.shape, planes), np.dtype(IMAGE_DTYPE)),
+            (_stored_shape(max(readers, 1), grid.shape, planes), np.dtype(np.uint8)),
             ((int(content["voxels"]),), np.dtype("<i4")),
         )
         offsets = [_header(path / name, *expected) for name, expected in zip(_FILES, wanted, strict=True)]
         return StoreEntry(
             path, content["case_id"], grid, readers, VoxelIndex.from_json(content["index"]),
-            (offsets[0], offsets[1], offsets[2]), content["round_trip_dice"],
+            (offsets[0], offsets[1], offsets[2]), planes, content["round_trip_dice"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -272,6 +282,8 @@ class Store:
         readings = working_readings(native, grid)
         voxels, index = index_voxels(images.astype(np.float32), readings)
         presence = readings.astype(np.uint8) if len(readings) else np.zeros((1, *grid.shape), np.uint8)
+        if self.recipe.planes:
+            images, presence = images.transpose(0, 3, 1, 2), presence.transpose(0, 3, 1, 2)
         with replacing_folder(path) as folder:
             files: dict[str, dict[str, Any]] = {}
             for name, array in zip(_FILES, (images, presence, voxels.astype("<i4")), strict=True):
@@ -284,6 +296,7 @@ class Store:
                 "key": key,
                 "case_id": case.case_id,
                 "readers": len(readings),
+                "planes": self.recipe.planes,
                 "voxels": int(voxels.size),
                 "index": index.to_json(),
                 "round_trip_dice": round_trip_dice(native, readings, grid),

@@ -150,7 +150,8 @@ def verdicts(scores: Mapping[str, Scores]) -> list[Verdict]:
 
     False-positive volume cut by at least 80 % against the clinical rule (B2) while at least 90 % of its
     volume sensitivity is kept; lesion F1 above the rule's and not below the interval of the base head (B3);
-    no value violation. Coverage is reported without a bar.
+    no value violation. Coverage is reported without a bar. Where the oracle was scored, what it reaches
+    stands beside each figure: no model can do better than the complete law of the readers.
     """
 
     def of(method: str, key: str, part: str = "value") -> float | None:
@@ -158,24 +159,30 @@ def verdicts(scores: Mapping[str, Scores]) -> list[Verdict]:
 
     cut = of(MODEL, "fp_volume_reduction_vs_B2")
     kept, rule_kept = of(MODEL, "volume_sensitivity"), of(RULE, "volume_sensitivity")
-    share = kept / rule_kept if kept is not None and rule_kept else None
+    share = _quotient(kept, rule_kept)
+
+    def beside(value: float | None, form: str) -> str:
+        return "" if value is None else f" (Oracle {form.format(value)})"
+
+    best_share = _quotient(of(ORACLE, "volume_sensitivity"), rule_kept)
     f1, rule_f1, head_low = of(MODEL, "lesion_f1"), of(RULE, "lesion_f1"), of(BASE_HEAD, "lesion_f1", "low95")
     wrong = of(MODEL, "value_violations")
     coverage = of(MODEL, "tdv_coverage80")
     return [
         Verdict(
             f"false-positive volume cut ≥ {FP_REDUCTION_BAR:.0%} against the clinical rule",
-            _shown(cut, "{:.1%}"),
+            _shown(cut, "{:.1%}") + beside(of(ORACLE, "fp_volume_reduction_vs_B2"), "{:.1%}"),
             None if cut is None else cut >= FP_REDUCTION_BAR,
         ),
         Verdict(
             f"volume sensitivity ≥ {SENSITIVITY_BAR:.0%} of the clinical rule's",
-            _shown(share, "{:.1%}"),
+            _shown(share, "{:.1%}") + beside(best_share, "{:.1%}"),
             None if share is None else share >= SENSITIVITY_BAR,
         ),
         Verdict(
             "lesion F1 above the clinical rule's",
-            f"{_shown(f1, '{:.3f}')} against {_shown(rule_f1, '{:.3f}')}",
+            f"{_shown(f1, '{:.3f}')} against {_shown(rule_f1, '{:.3f}')}"
+            + beside(of(ORACLE, "lesion_f1"), "{:.3f}"),
             None if f1 is None or rule_f1 is None else f1 > rule_f1,
         ),
         Verdict(
@@ -184,7 +191,11 @@ def verdicts(scores: Mapping[str, Scores]) -> list[Verdict]:
             None if f1 is None or head_low is None else f1 >= head_low,
         ),
         Verdict("no value violation", _shown(wrong, "{:.0f} voxels"), None if wrong is None else wrong == 0),
-        Verdict("80 % TDV interval coverage, as it is", _shown(coverage, "{:.1%}"), None),
+        Verdict(
+            "80 % TDV interval coverage, as it is",
+            _shown(coverage, "{:.1%}") + beside(of(ORACLE, "tdv_coverage80"), "{:.1%}"),
+            None,
+        ),
     ]
 
 
@@ -192,6 +203,10 @@ def format_verdicts(scores: Mapping[str, Scores]) -> str:
     """The verdicts as lines of text: reached, missed, or – where there is no judgment."""
     mark = {True: "reached", False: "missed ", None: "–      "}
     return "\n".join(f"{mark[v.reached]}  {v.asked}: {v.measured}" for v in verdicts(scores))
+
+
+def _quotient(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
 
 
 def _ordered(scores: Mapping[str, Scores]) -> list[str]:

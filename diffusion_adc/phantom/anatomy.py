@@ -13,7 +13,12 @@ from diffusion_adc.phantom.fields import Array, smooth_field
 from diffusion_adc.phantom.person import Build
 from diffusion_adc.phantom.skeleton import paint_skeleton
 from diffusion_adc.phantom.viscera import (
-    paint_bladder, paint_bowel, paint_female, paint_male, paint_nodes, paint_vessels_and_nerves,
+    paint_bladder,
+    paint_bowel,
+    paint_female,
+    paint_male,
+    paint_nodes,
+    paint_vessels_and_nerves,
 )  # fmt: skip
 
 FACTOR = (2, 2, 2)

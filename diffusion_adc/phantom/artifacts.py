@@ -95,10 +95,14 @@ def displacement_mm(
         width = 1.6 * radius + 5.0
         # A dipole along the main field (K): its lobes push signal forward beside and back above the gas.
         angular = 1 - 2 * (z - np.float32(cz)) ** 2 / (rho2 + np.float32(radius**2))
-        shift += np.float32(artifacts.gas_mm * radius / 10) * angular * np.exp(-rho2 / np.float32(2 * width**2))
+        shift += (
+            np.float32(artifacts.gas_mm * radius / 10) * angular * np.exp(-rho2 / np.float32(2 * width**2))
+        )
     if artifacts.implant_side:
-        c = (HEAD + [12, -3, -12]) * anatomy.build.scale * [artifacts.implant_side, 1, 1]
-        rho = np.sqrt((x - np.float32(c[0])) ** 2 + (y - np.float32(c[1])) ** 2 + 0.6 * (z - np.float32(c[2])) ** 2)
+        c = (HEAD + np.array([12, -3, -12])) * anatomy.build.scale * [artifacts.implant_side, 1, 1]
+        rho = np.sqrt(
+            (x - np.float32(c[0])) ** 2 + (y - np.float32(c[1])) ** 2 + 0.6 * (z - np.float32(c[2])) ** 2
+        )
         survives = 1 / (1 + np.exp((np.float32(36) - rho) / np.float32(3)))
         shift += np.float32(9) * np.exp(-(((rho - np.float32(42)) / np.float32(16)) ** 2))
     return shift.astype(np.float32), survives.astype(np.float32)

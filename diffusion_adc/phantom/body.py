@@ -213,7 +213,7 @@ def _filling_mm(xyz: tuple[Array, Array, Array], envelope: Array, build: Build) 
     out = np.float32(1.5) + np.float32(9.5) * np.clip((cavity + 5) / 12, 0, 1)
     groin = walls(62 - y, z - 30, 52 - side)
     out = np.minimum(out, np.float32(3.0) + np.float32(8.0) * np.clip((groin + 4) / 10, 0, 1))
-    return out * np.float32(build.muscle)
+    return np.asarray(out * np.float32(build.muscle), dtype=np.float32)
 
 
 def muscle_shapes(build: Build) -> list[Shape]:
@@ -223,9 +223,7 @@ def muscle_shapes(build: Build) -> list[Shape]:
     for curves in _MUSCLES.values():
         for side in (1.0, -1.0):
             flip = np.array([side, 1, 1, 1])
-            shapes.append(
-                Union(tuple(_muscle(np.array(c) * size * flip) for c in curves))
-            )
+            shapes.append(Union(tuple(_muscle(np.array(c) * size * flip) for c in curves)))
     return shapes
 
 
@@ -258,7 +256,7 @@ def _add_abdominal_wall(
     build: Build,
 ) -> None:
     """Oblique and transverse muscles: a layer along the envelope above the iliac crest and the groin."""
-    x, y, z = xyz
+    _, y, z = xyz
     thickness = np.float32(13 * build.muscle)
     layer = np.abs(envelope + thickness / 2 + 1) - thickness / 2
     # The wall's lower border runs from the iliac crest (lateral) to the groin (medial, anterior).

@@ -85,7 +85,9 @@ def simulate_case(options: PhantomOptions, index: int) -> SimulatedCase:
     anatomy = draw_pelvis(build, options.size, options.spacing_mm, person(6), exam(7))
     canvas = anatomy.canvas
     artifacts = draw_artifacts(exam(10), options.field_t, options.artifacts)
-    paint_implant(canvas, artifacts.implant_side, np.array([build.scale * build.hip_scale, *[build.scale] * 2]))
+    paint_implant(
+        canvas, artifacts.implant_side, np.array([build.scale * build.hip_scale, *[build.scale] * 2])
+    )
     paint_mimics(canvas, build, person(8))
     organs = canvas.labels.copy()
     grown = tumors.grow_lesions(canvas, plans, [person(9, n) for n in range(len(plans))])
@@ -141,7 +143,9 @@ def _truth(
     adc = np.asarray(scanned.volumes[seq.ADC])
     valid = np.asarray(scanned.volumes[seq.VALID], dtype=bool)
     muscle = muscle_reference(high, adc, valid)
-    contrast = high / np.float32(muscle if np.isfinite(muscle) and muscle > 0 else max(float(high.max()), 1.0))
+    contrast = high / np.float32(
+        muscle if np.isfinite(muscle) and muscle > 0 else max(float(high.max()), 1.0)
+    )
     voxel_ml = float(np.prod(options.spacing_mm)) / 1000
     lesions = []
     for lesion in grown:
@@ -156,7 +160,7 @@ def _truth(
         lesions, pairs = _paired(lesions)
     else:
         lesions = [
-            replace(row, keep_probability=1.0, whole_probability=1.0, partner=0, ambiguous=not row.mappable)
+            replace(row, arm="whole", keep_probability=1.0, whole_probability=1.0, partner=0, ambiguous=not row.mappable)
             for row in lesions
         ]
     organs = np.zeros(options.size, dtype=np.uint8)

@@ -70,7 +70,9 @@ def draw_covariates(history: History, lesions: list[LesionPlan], rng: np.random.
     psa = None
     if history.sex == "male":
         burden = 0.55 * np.log1p(volume) if history.primary == "prostate" else 0.0
-        suppressed = 1.0 if history.treatment in ("hormone", "combined") and history.primary == "prostate" else 0.0
+        suppressed = (
+            1.0 if history.treatment in ("hormone", "combined") and history.primary == "prostate" else 0.0
+        )
         psa = float(np.round(np.exp(0.8 + burden - 0.7 * suppressed + 0.9 * z[0]), 2))
     alp = float(np.round(np.exp(np.log(75) + 0.10 * np.log1p(bone) + 0.28 * z[1])))
     ldh = float(np.round(np.exp(np.log(185) + 0.05 * np.log1p(volume) + 0.20 * z[2])))

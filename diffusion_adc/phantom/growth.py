@@ -108,7 +108,9 @@ def grow(
     level = resistance[canvas.labels[box]]
     level += _lobes(canvas, box, center, radius, lobes, rng)
     shape = tuple(s.stop - s.start for s in box)
-    level += np.float32(roughness * radius) * smooth_field(rng, shape, canvas.voxel_mm, max(5.0, 0.9 * radius))
+    level += np.float32(roughness * radius) * smooth_field(
+        rng, shape, canvas.voxel_mm, max(5.0, 0.9 * radius)
+    )
     finite = level[np.isfinite(level)]
     count = min(int(round(volume_ml / canvas.voxel_ml)), finite.size)
     if count < 1:
@@ -153,6 +155,8 @@ def _lobes(
     return out
 
 
-def costs(free: Sequence[Structure], dear: Sequence[Structure] = (), cost_mm: float = 5.0) -> dict[int, float]:
+def costs(
+    free: Sequence[Structure], dear: Sequence[Structure] = (), cost_mm: float = 5.0
+) -> dict[int, float]:
     """Costs of growth: nothing in the `free` structures, `cost_mm` in the `dear` ones."""
     return {**{int(s): cost_mm for s in dear}, **{int(s): 0.0 for s in free}}

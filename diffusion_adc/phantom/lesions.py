@@ -41,6 +41,8 @@ _ORGAN: Final[dict[str, tuple[str, str]]] = {
     "bladder": ("bladder", "bladder_cancer"), "rectum": ("rectum", "rectal_cancer"),
 }  # fmt: skip
 _SOFT: Final = (*FAT, Structure.MUSCLE)
+_HALO_SHARE: Final = 0.58
+"""Share of tumor in a halo's voxels."""
 _GRADE_ADC: Final = -0.045
 """ADC shift per grade step away from 3, 1e-3 mm²/s."""
 
@@ -127,7 +129,9 @@ def plan_lesions(
             faint=1.0, halo=0.0, lobes=int(rng.integers(1, 5)), invasive=bool(rng.random() < 0.2), partner=-1, near=False,
         ))  # fmt: skip
     lesions = _with_doubt(lesions, rng)
-    return lesions if follow_up is None else [_changed(lesion, follow_up, systemic, table) for lesion in lesions]
+    return (
+        lesions if follow_up is None else [_changed(lesion, follow_up, systemic, table) for lesion in lesions]
+    )
 
 
 def _site_and_tissue(group: str, primary: str, u: float) -> tuple[str, str]:
@@ -151,7 +155,9 @@ def _with_doubt(lesions: list[LesionPlan], rng: np.random.Generator) -> list[Les
     halo_u, faint_share, faint_adc = rng.random(MAX_LESIONS), rng.uniform(0.55, 0.8), rng.uniform(0.95, 1.12)
     volume_u = np.exp(rng.normal(np.log(2.2), 0.45, 2))
     out = list(lesions)
-    open_ones = [int(n) for n in order if n < len(out) and out[n].kind == "untreated" and out[n].group != "primary"]
+    open_ones = [
+        int(n) for n in order if n < len(out) and out[n].kind == "untreated" and out[n].group != "primary"
+    ]
     if len(open_ones) >= 2 and pair_u < 0.4:
         first, second = open_ones[:2]
         for n, partner, volume in ((first, second, volume_u[0]), (second, first, volume_u[1])):
@@ -167,11 +173,13 @@ def _with_doubt(lesions: list[LesionPlan], rng: np.random.Generator) -> list[Les
     return out
 
 
-def _changed(
-    lesion: LesionPlan, rng: np.random.Generator, systemic: bool, table: TissueTable
-) -> LesionPlan:
+def _changed(lesion: LesionPlan, rng: np.random.Generator, systemic: bool, table: TissueTable) -> LesionPlan:
     """The same lesion at a later examination."""
-    growth, response_u, z = float(np.exp(0.35 * rng.standard_normal() + 0.15)), rng.random(), rng.standard_normal()
+    growth, response_u, z = (
+        float(np.exp(0.35 * rng.standard_normal() + 0.15)),
+        rng.random(),
+        rng.standard_normal(),
+    )
     if lesion.kind == "untreated" and lesion.partner < 0 and systemic and response_u < 0.6:
         row = table.row("bone_met_treated")
         adc = float(table.adc[row] + 0.6 * table.adc_sd[row] * np.clip(z, -1.5, 1.5))
@@ -251,7 +259,8 @@ def _placed(
             if (plan.near and not near) or (not plan.near and not far):
                 continue
         clear = all(
-            np.linalg.norm(where - o.growth.seed_mm) > radius + 6 + (3000 * o.plan.volume_ml / (4 * np.pi)) ** (1 / 3)
+            np.linalg.norm(where - o.growth.seed_mm)
+            > radius + 6 + (3000 * o.plan.volume_ml / (4 * np.pi)) ** (1 / 3)
             for o in others
         )
         if clear and _inside_view(canvas, seed):
@@ -297,7 +306,7 @@ def lesion_rows(lesions: list[GrownLesion], table: TissueTable) -> dict[int, NDA
         own = _parameters(table, plan.tissue)
         own[4] = plan.adc
         rows[lesion.structure] = _faint(own, host, plan.faint)
-        rows[lesion.structure + 1] = _faint(own, host, 0.5)
+        rows[lesion.structure + 1] = _faint(own, host, _HALO_SHARE)
         rows[lesion.structure + 2] = _parameters(table, "necrosis")
     return rows
 

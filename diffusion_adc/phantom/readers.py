@@ -56,7 +56,7 @@ def whole_probability(halo_contrast: float) -> float:
     Args:
         halo_contrast: High-b signal of the halo relative to the muscle reference.
     """
-    return float(np.clip(1.0 / (1.0 + np.exp(-(halo_contrast - 3.0) / 0.5)), 0.15, 0.85))
+    return float(np.clip(1.0 / (1.0 + np.exp(-(halo_contrast - 3.2) / 0.5)), 0.15, 0.85))
 
 
 def pair_law(first: LesionTruth, second: LesionTruth, distance_mm: float, near: bool) -> PairTruth:
@@ -95,7 +95,9 @@ class Region:
     sd_mm: float
 
     @classmethod
-    def of(cls, mask: NDArray[np.bool_], spacing_mm: Sequence[float], where: Box | None = None) -> Region | None:
+    def of(
+        cls, mask: NDArray[np.bool_], spacing_mm: Sequence[float], where: Box | None = None
+    ) -> Region | None:
         """Region of a mask; None if it is empty.
 
         Args:

@@ -17,13 +17,24 @@ from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.signal import two_point_adc, validity_mask
 from diffusion_adc.phantom.anatomy import FACTOR, Anatomy
 from diffusion_adc.phantom.artifacts import (
-    Artifacts, displaced, displacement_mm, eddy_shifted, fat_failure, pile_up,
+    Artifacts,
+    displaced,
+    displacement_mm,
+    eddy_shifted,
+    fat_failure,
+    pile_up,
 )  # fmt: skip
 from diffusion_adc.phantom.fields import Array, downsample, smooth_field
 from diffusion_adc.phantom.options import PhantomOptions
 from diffusion_adc.phantom.structures import Structure, tissue_rows
 from diffusion_adc.phantom.tissues import (
-    FAT, Protocol, SignalTable, TissueTable, calibrated_diffusion, nulling_inversion_ms, signals,
+    FAT,
+    Protocol,
+    SignalTable,
+    TissueTable,
+    calibrated_diffusion,
+    nulling_inversion_ms,
+    signals,
 )  # fmt: skip
 
 AVERAGES_LOW, AVERAGES_HIGH, AVERAGES_ANATOMY = 2, 6, 2
@@ -125,13 +136,18 @@ def scan(
 
     box = _native_box(anatomy, options.size)
     gain = _coil(rng, options.size, spacing, 0.16)
-    low_all, high_all = _embedded(low * density, box, options.size), _embedded(high * density, box, options.size)
+    low_all, high_all = (
+        _embedded(low * density, box, options.size),
+        _embedded(high * density, box, options.size),
+    )
     fat_all = _shifted(_embedded(fat, box, options.size), artifacts.fat_shift_voxels)
     fat_d = float(table.diffusion[_FAT_ROW])
     low_all += fat_all * np.float32(np.exp(-options.b_low * fat_d / 1000))
     high_all += fat_all * np.float32(np.exp(-options.b_high * fat_d / 1000))
     high_all = eddy_shifted(high_all, artifacts.eddy_voxels)
-    muscle = float(true.slow[Structure.MUSCLE] * np.exp(-options.b_low * table.diffusion[Structure.MUSCLE] / 1000))
+    muscle = float(
+        true.slow[Structure.MUSCLE] * np.exp(-options.b_low * table.diffusion[Structure.MUSCLE] / 1000)
+    )
     counts = _MUSCLE_COUNTS * float(np.exp(0.35 * rng.standard_normal())) / muscle
     snr = float(rng.uniform(11.0, 17.0)) * (1.0 if options.field_t < 2 else 1.5)
     sigma = muscle * counts / snr
@@ -144,7 +160,9 @@ def scan(
     t1w, t2w = _anatomical_images(canvas.labels, table, true, texture[0])
     volumes: dict[str, NDArray[np.generic]] = {}
     for name, image in ((seq.T1W, t1w), (seq.T2W, t2w)):
-        bright = _coil(rng, options.size, spacing, 0.18) * np.float32(900 * np.exp(0.3 * rng.standard_normal()))
+        bright = _coil(rng, options.size, spacing, 0.18) * np.float32(
+            900 * np.exp(0.3 * rng.standard_normal())
+        )
         full = _embedded(image, box, options.size) * bright
         noise = 0.012 * 900 * float(rng.uniform(0.7, 1.4)) * float(np.median(bright)) / 900
         volumes[name] = np.rint(_magnitude(full, noise, AVERAGES_ANATOMY, rng))

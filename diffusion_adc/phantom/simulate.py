@@ -16,11 +16,16 @@ from typing import Any, Final
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.clinical import Covariates
 from diffusion_adc.domain.cohort import Cohort
-from diffusion_adc.domain.errors import DiffusionAdcError, UsageError
+from diffusion_adc.domain.errors import DiffusionAdcError, StoppedBySignal, UsageError
 from diffusion_adc.phantom.case import SimulatedCase, simulate_case
 from diffusion_adc.phantom.options import PhantomOptions
 from diffusion_adc.phantom.readers import law
-from diffusion_adc.phantom.truth import read_truth_manifest, truth_dir_of, write_case_truth, write_truth_manifest
+from diffusion_adc.phantom.truth import (
+    read_truth_manifest,
+    truth_dir_of,
+    write_case_truth,
+    write_truth_manifest,
+)
 from diffusion_adc.records.atomic import write_json
 from diffusion_adc.records.cohort import read_cohort, write_case, write_manifest
 
@@ -65,11 +70,14 @@ def simulate_cohort(
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         _write_cases(options, folders, jobs, progress)
-        cases, clinical = [], {}
+        cases: list[Case] = []
+        clinical: dict[str, Covariates] = {}
         for index in range(options.cases):
             record = json.loads(_done_path(done_dir, index).read_text(encoding="utf-8"))
             row = record["case"]
-            cases.append(Case(**{**row, "readers": tuple(row["readers"]), "declared": tuple(row["declared"])}))
+            cases.append(
+                Case(**{**row, "readers": tuple(row["readers"]), "declared": tuple(row["declared"])})
+            )
             clinical.setdefault(row["research_id"], Covariates(**record["covariates"]))
         cohort = Cohort(tuple(cases), clinical, provenance="synthetic", legal_basis="none needed: simulated")
         write_manifest(staged, cohort)
@@ -80,11 +88,14 @@ def simulate_cohort(
             shutil.rmtree(target, ignore_errors=True)
             os.replace(folder, target)
         shutil.rmtree(done_dir, ignore_errors=True)
+    except StoppedBySignal:
+        raise  # what is finished stays for the next start
     except OSError as error:
         _remove(folders)
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
         raise DiffusionAdcError(
-            f"the cohort {out.name} could not be written ({reason})", do="free disk space or choose another folder"
+            f"the cohort {out.name} could not be written ({reason})",
+            do="free disk space or choose another folder",
         ) from error
     except Exception:
         _remove(folders)
@@ -107,18 +118,22 @@ def _identity(options: PhantomOptions) -> dict[str, Any]:
 
 
 def _check_target(out: Path) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
+    """Refuse to replace anything but an earlier simulated cohort and its truth."""
+    truth = truth_dir_of(out)
     try:
-        synthetic = read_cohort(out).provenance == "synthetic"
-        read_truth_manifest(truth_dir_of(out))
+        if _occupied(out) and read_cohort(out).provenance != "synthetic":
+            raise UsageError("a cohort of persons")
+        if _occupied(truth):
+            read_truth_manifest(truth)
     except DiffusionAdcError:
-        synthetic = False
-    if not synthetic:
         raise UsageError(
-            f"{out.name} already holds something else", "an empty place or an earlier simulated cohort",
+            f"{out.name} or {truth.name} already holds something else", "an earlier simulated cohort or nothing",
             "choose another folder or remove it",
-        )  # fmt: skip
+        ) from None  # fmt: skip
+
+
+def _occupied(path: Path) -> bool:
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def _remove(folders: tuple[Path, ...]) -> None:

@@ -111,7 +111,9 @@ def sacrum(size: NDArray[np.float64]) -> Shape:
     return Union(tuple(parts), 9.0)
 
 
-def _paint_bone(canvas: Canvas, shape: Shape, cortex_mm: float, marrow_field: Array, threshold: Array) -> None:
+def _paint_bone(
+    canvas: Canvas, shape: Shape, cortex_mm: float, marrow_field: Array, threshold: Array
+) -> None:
     found = shape.distance(canvas)
     if found is None:
         return
@@ -194,8 +196,10 @@ def _paint_lumbar(
 
 def _paint_canal(canvas: Canvas, size: NDArray[np.float64]) -> None:
     full = [*size, size[1]]
-    canal = Tube(np.array([[0, -44, 140, 9], [0, -56, 112, 8.5], [0, -68, 88, 6.5], [0, -77, 66, 4]]) * full, 10)
-    canvas.paint(Tube(canal.curve() + [0, 0, 0, 2.2], 0), Structure.INTERMUSCULAR_FAT)
+    canal = Tube(
+        np.array([[0, -44, 140, 9], [0, -56, 112, 8.5], [0, -68, 88, 6.5], [0, -77, 66, 4]]) * full, 10
+    )
+    canvas.paint(Tube(canal.curve() + np.array([0, 0, 0, 2.2]), 0), Structure.INTERMUSCULAR_FAT)
     canvas.paint(canal, Structure.CSF)
     below = Tube(np.array([[0, -76, 68, 3.5], [0, -82, 45, 2.5], [0, -80, 25, 2]]) * full, 6)
     canvas.paint(below, Structure.INTERMUSCULAR_FAT)

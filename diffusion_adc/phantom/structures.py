@@ -118,9 +118,7 @@ UTERUS: Final = (
     Structure.ENDOMETRIUM, Structure.MYOMETRIUM, Structure.JUNCTIONAL_ZONE, Structure.CERVIX,
 )  # fmt: skip
 
-ORGAN_NAMES: Final[dict[int, str]] = {
-    int(s): s.name.lower() for s in Structure if s is not Structure.LESION
-}
+ORGAN_NAMES: Final[dict[int, str]] = {int(s): s.name.lower() for s in Structure if s is not Structure.LESION}
 """Name by number of the sealed organ labels."""
 
 

@@ -158,9 +158,7 @@ def two_compartment_adc(
     return np.asarray(1000 * np.log(attenuation(b_low) / attenuation(b_high)) / (b_high - b_low))
 
 
-def person_tissues(
-    mean: TissueTable, rng: np.random.Generator, b_low: float, b_high: float
-) -> TissueTable:
+def person_tissues(mean: TissueTable, rng: np.random.Generator, b_low: float, b_high: float) -> TissueTable:
     """One person's tissues: ADC by its between-person spread, relaxation times and water by a few percent.
 
     Args:
@@ -204,7 +202,9 @@ def signals(table: TissueTable, protocol: Protocol) -> SignalTable:
     fat = table.row(FAT)
     t1_fat, t2_fat = table.t1[fat : fat + 1], table.t2[fat : fat + 1]
 
-    def spin_echo(t1: NDArray[np.float64], t2: NDArray[np.float64], tr: float, te: float) -> NDArray[np.float64]:
+    def spin_echo(
+        t1: NDArray[np.float64], t2: NDArray[np.float64], tr: float, te: float
+    ) -> NDArray[np.float64]:
         return np.asarray((1 - np.exp(-tr / t1)) * np.exp(-te / t2))
 
     t1w = table.water * spin_echo(table.t1, table.t2, protocol.t1w_tr, protocol.t1w_te)

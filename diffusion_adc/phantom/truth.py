@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from diffusion_adc.domain.errors import CohortError, UsageError
 from diffusion_adc.phantom.structures import ORGAN_NAMES
-from diffusion_adc.records.atomic import write_bytes, write_json
+from diffusion_adc.records.atomic import sha256_bytes, write_bytes, write_json
 
 SCHEMA_VERSION: Final = 1
 OPENED_BY: Final = "evaluate --truth"
@@ -157,6 +157,8 @@ def read_case_truth(truth_dir: Path, case_id: str) -> CaseTruth:
     try:
         record = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
         raw = (folder / "truth.npz").read_bytes()
+        if sha256_bytes(raw) != record["arrays_sha256"]:
+            raise ValueError("not the file recorded")
         with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _ARRAYS}
         if record["schema_version"] != SCHEMA_VERSION:
@@ -178,7 +180,9 @@ def read_case_truth(truth_dir: Path, case_id: str) -> CaseTruth:
         ) from None  # fmt: skip
 
 
-def write_truth_manifest(truth_dir: Path, options: Mapping[str, Any], law: Mapping[str, Any], digest: str) -> None:
+def write_truth_manifest(
+    truth_dir: Path, options: Mapping[str, Any], law: Mapping[str, Any], digest: str
+) -> None:
     """Write truth.json: who may open it, how the cohort was made, the readers' law, the cohort's digest."""
     write_json(truth_dir / "truth.json", {
         "schema_version": SCHEMA_VERSION, "opened_by": OPENED_BY, "cohort_digest": digest, "options": dict(options),

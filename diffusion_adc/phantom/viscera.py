@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,9 @@ _ROOM = (Structure.VISCERAL_FAT, Structure.INTERMUSCULAR_FAT)
 _SOFT = (*_ROOM, Structure.MUSCLE)
 
 
-def _scaled(points: list[tuple[float, float, float, float]], size: NDArray[np.float64]) -> NDArray[np.float64]:
+def _scaled(
+    points: Sequence[tuple[float, float, float, float]], size: NDArray[np.float64]
+) -> NDArray[np.float64]:
     return np.array(points) * [*size, size[1]]
 
 
@@ -29,12 +33,12 @@ def paint_bowel(canvas: Canvas, build: Build, rng: np.random.Generator) -> NDArr
     for _ in range(int(rng.integers(15, 22))):
         radius = rng.uniform(8, 13)
         start = np.array([rng.uniform(-66, 66), rng.uniform(0, 54), rng.uniform(floor, 140)])
-        points = [start]
+        stations = [start]
         for _ in range(4):
             step = rng.normal(0, [26, 14, 16])
-            points.append(np.clip(points[-1] + step, [-70, -6, floor], [70, 60, 142]))
-        radii = radius * rng.uniform(0.8, 1.15, len(points))
-        curve = Tube(np.column_stack([np.array(points) * s, radii]), 12)
+            stations.append(np.clip(stations[-1] + step, [-70, -6, floor], [70, 60, 142]))
+        radii = radius * rng.uniform(0.8, 1.15, len(stations))
+        curve = Tube(np.column_stack([np.array(stations) * s, radii]), 12)
         wall = rng.uniform(2.0, 3.2)
         fluid = Structure.BOWEL_FLUID if rng.random() < 0.7 else Structure.FECES
         canvas.paint_shell(curve, Structure.BOWEL_WALL, fluid, wall, (*_ROOM, Structure.BOWEL_WALL))
@@ -69,7 +73,9 @@ def _bowel_room() -> tuple[int, ...]:
     return (*_SOFT, Structure.BOWEL_WALL, Structure.BOWEL_FLUID, Structure.FECES, Structure.BOWEL_GAS)
 
 
-def _gas(canvas: Canvas, curve: NDArray[np.float64], rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+def _gas(
+    canvas: Canvas, curve: NDArray[np.float64], rng: np.random.Generator, count: int
+) -> NDArray[np.float64]:
     """Gas pockets on the upper (anterior) side of a lumen of a supine person."""
     pockets = []
     for _ in range(count):
@@ -96,7 +102,7 @@ def paint_bladder(canvas: Canvas, build: Build, rng: np.random.Generator) -> Non
     shape = Ellipsoid(center, radii + wall, rotation(pitch=rng.uniform(-12, 12)), 2.3)
     canvas.paint_shell(shape, Structure.BLADDER_WALL, Structure.URINE, wall, _bowel_room())
     for side in (1, -1):
-        canvas.mark("bladder", center + radii * [0.85 * side, -0.3, -0.2])
+        canvas.mark("bladder", center + radii * np.array([0.85 * side, -0.3, -0.2]))
         ureter = Tube(
             [[side * 42 * s, -18, 118 * s, 2], [side * 48 * s, -38 * s, 60 * s, 2], [side * 34, -22 * s, 22 * s, 2],
              [side * 12, center[1] - 0.8 * radii[1], center[2] - 0.5 * radii[2], 2]], 12,
@@ -143,7 +149,9 @@ def paint_male(canvas: Canvas, build: Build, rng: np.random.Generator) -> None:
         corpus = Tube([[side * 22 * s, 10, -60 * s, 5], [side * 9, 34 * s, -58 * s, 7], [side * 7, 74 * s, -58 * s, 8],
                        [side * 7, 96 * s, -72 * s, 9]], 10)  # fmt: skip
         canvas.paint(corpus, Structure.ERECTILE_TISSUE, (*_SOFT, Structure.SUBCUTANEOUS_FAT, Structure.SKIN))
-        where = np.array([side * (16 + rng.normal(0, 1.5)), (84 + rng.normal(0, 3)) * s, -84 * s + rng.normal(0, 3)])
+        where = np.array(
+            [side * (16 + rng.normal(0, 1.5)), (84 + rng.normal(0, 3)) * s, -84 * s + rng.normal(0, 3)]
+        )
         scrotum = Ellipsoid(where, [20, 24, 26])
         canvas.paint(scrotum, Structure.MUSCLE, (Structure.AIR, Structure.SUBCUTANEOUS_FAT, Structure.SKIN))
         canvas.paint(Ellipsoid(where, [17, 21, 23]), Structure.SUBCUTANEOUS_FAT, (Structure.MUSCLE,))
@@ -170,11 +178,11 @@ def paint_female(canvas: Canvas, build: Build, rng: np.random.Generator) -> None
         neck = np.array([rng.normal(0, 3), -18 * s, 0.0])
         cervix = Tube([[*neck, 13 * bulk], [neck[0], neck[1] + 2, 18 * s, 12 * bulk]], 0)
         canvas.paint(cervix, Structure.CERVIX, (*room, Structure.JUNCTIONAL_ZONE))
-        canvas.mark("cervix", neck + [0, 2, 4])
+        canvas.mark("cervix", neck + np.array([0, 2, 4]))
         tilt = rng.uniform(0, 35)
         turn = rotation(yaw=rng.normal(0, 10), pitch=-tilt)
         radii = np.array([25, 19, 32]) * bulk * rng.normal(1, 0.07, 3)
-        body = neck + [0, 4, 16] + turn @ np.array([0, 0, 0.85 * radii[2]])
+        body = neck + np.array([0, 4, 16]) + turn @ np.array([0, 0, 0.85 * radii[2]])
         canvas.paint(Ellipsoid(body, radii, turn), Structure.MYOMETRIUM, room)
         lining = radii * [0.5, 0.32, 0.68] * (1.0 if build.premenopausal else 0.7)
         canvas.paint(Ellipsoid(body, lining + 3.5, turn), Structure.JUNCTIONAL_ZONE, (Structure.MYOMETRIUM,))
@@ -185,7 +193,9 @@ def paint_female(canvas: Canvas, build: Build, rng: np.random.Generator) -> None
         canvas.mark("endometrium", body)
         for _ in range(int(rng.poisson(0.5))):  # fibroids: dark on T2w
             where = body + turn @ (radii * rng.uniform(-0.7, 0.7, 3))
-            canvas.paint(Ellipsoid(where, rng.uniform(5, 14, 3)), Structure.JUNCTIONAL_ZONE, (Structure.MYOMETRIUM,))
+            canvas.paint(
+                Ellipsoid(where, rng.uniform(5, 14, 3)), Structure.JUNCTIONAL_ZONE, (Structure.MYOMETRIUM,)
+            )
     for side in (1, -1):
         where = np.array([side * rng.uniform(34, 48) * s, rng.uniform(-22, 8), rng.uniform(28, 52) * s])
         radii = np.array([10, 8, 14]) * (1.15 if build.premenopausal else 0.75) * rng.normal(1, 0.08, 3)
@@ -193,7 +203,9 @@ def paint_female(canvas: Canvas, build: Build, rng: np.random.Generator) -> None
         canvas.mark("ovary", where)
         for _ in range(int(rng.integers(4, 9)) if build.premenopausal else 1):
             center = where + radii * rng.uniform(-0.7, 0.7, 3)
-            canvas.paint(Ellipsoid(center, np.full(3, rng.uniform(1.6, 5.0))), Structure.FOLLICLE, (Structure.OVARY,))
+            canvas.paint(
+                Ellipsoid(center, np.full(3, rng.uniform(1.6, 5.0))), Structure.FOLLICLE, (Structure.OVARY,)
+            )
 
 
 def paint_vessels_and_nerves(canvas: Canvas, build: Build, rng: np.random.Generator) -> None:
@@ -205,13 +217,15 @@ def paint_vessels_and_nerves(canvas: Canvas, build: Build, rng: np.random.Genera
         flip = np.array([side, 1, 1, 1])
         artery = _scaled([(14, -2, 140, 6), (28, 0, 112, 6), (46, 16, 78, 5), (58, 38, 44, 5), (74, 62, 8, 5),
                           (80, 64, -60, 4.5)], size) * flip  # fmt: skip
-        vein = artery + [-9 * side, -6, 0, 1.2]
+        vein = artery + np.array([-9 * side, -6, 0, 1.2])
         for v, vessel in enumerate((artery, vein)):
             vessel[:, :3] += 0.7 * wander[n, v]
             canvas.paint(Tube(vessel, 16), Structure.BLOOD, _SOFT)
-        internal = _scaled([(32, -4, 104, 4), (44, -28, 76, 4), (46, -42, 48, 3), (40, -34, 18, 2.5)], size) * flip
+        internal = (
+            _scaled([(32, -4, 104, 4), (44, -28, 76, 4), (46, -42, 48, 3), (40, -34, 18, 2.5)], size) * flip
+        )
         canvas.paint(Tube(internal, 10), Structure.BLOOD, _SOFT)
-        canvas.paint(Tube(internal + [-5 * side, -4, 0, 0.8], 10), Structure.BLOOD, _SOFT)
+        canvas.paint(Tube(internal + np.array([-5 * side, -4, 0, 0.8]), 10), Structure.BLOOD, _SOFT)
         for branch in range(4):  # perivesical and gluteal branches
             z = (60 - 22 * branch) * s
             twig = [[side * 44 * size[0], -34, z, 1.8], [side * (26 + 6 * branch) * s, -14, z - 10, 1.4]]
@@ -219,7 +233,7 @@ def paint_vessels_and_nerves(canvas: Canvas, build: Build, rng: np.random.Genera
         trunk = _scaled([(34, -30, 124, 2.5), (42, -42, 92, 2.8), (50, -54, 58, 3), (62, -60, 24, 4.5),
                          (74, -60, -10, 5.5), (76, -52, -55, 5), (80, -40, -110, 5)], size) * flip  # fmt: skip
         canvas.paint(Tube(trunk, 20, (0.75, 1.15, 1.0)), Structure.NERVE, (*_SOFT, *FAT))
-        roots = (
+        roots: tuple[list[tuple[float, float, float, float]], ...] = (
             [(14, -62, 90, 3), (26, -54, 70, 3), (46, -56, 46, 3)],
             [(12, -72, 66, 2.6), (26, -62, 50, 2.6), (48, -59, 38, 2.6)],
             [(11, -78, 46, 2.0), (26, -66, 38, 2.0), (50, -60, 30, 2.2)],
@@ -227,7 +241,7 @@ def paint_vessels_and_nerves(canvas: Canvas, build: Build, rng: np.random.Genera
         bone = (Structure.CORTICAL_BONE, Structure.MARROW_FATTY, Structure.MARROW_RED)
         for root in roots:
             points = _scaled(root, size) * flip
-            hole = Tube(points[:2] + [0, 0, 0, 2.0])
+            hole = Tube(points[:2] + np.array([0, 0, 0, 2.0]))
             canvas.paint(hole, Structure.INTERMUSCULAR_FAT, bone)
             canvas.paint(Tube(points, 6), Structure.NERVE, (*_SOFT, *FAT))
         femoral = _scaled([(62, 8, 100, 2), (76, 30, 55, 2.2), (90, 58, 8, 2.4)], size) * flip
@@ -263,5 +277,9 @@ def paint_nodes(canvas: Canvas, build: Build, rng: np.random.Generator) -> None:
                 canvas.paint(Ellipsoid(where, [short, short * rng.uniform(1, 1.3), long], turn),
                              Structure.LYMPH_NODE, room)  # fmt: skip
                 if short > 3.2:
-                    hilum = Ellipsoid(where + [side * 0.4 * short, 0, 0], [0.5 * short, 0.5 * short, 0.6 * long], turn)
+                    hilum = Ellipsoid(
+                        where + np.array([side * 0.4 * short, 0, 0]),
+                        [0.5 * short, 0.5 * short, 0.6 * long],
+                        turn,
+                    )
                     canvas.paint(hilum, Structure.NODE_HILUM, (Structure.LYMPH_NODE,))

@@ -272,13 +272,13 @@ class PresenceFlowStage(DrawingStage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.measure_latents(loader if loader is not None else [])
-        for buffer in (*self.scale.buffers(), self.path.shift):
-            buffer.copy_(self.trainer.strategy.broadcast(buffer))  # one device's statistics for all
-        set_base_prevalence(self.encoder, float(self.scale.prevalence))
+        for value in (*self.scale.buffers(), self.path.shift, self.encoder.head.bias):
+            value.data.copy_(self.trainer.strategy.broadcast(value.data))  # one device's statistics for all
 
     def measure_latents(self, batches: Iterable[Batch], at_least: int = SCALE_PATCHES) -> None:
         """Measures the latent statistics, and with them the path's clock where none is given, over the presence of `batches`.
 
+        The base head then starts at the measured prevalence: a model is measured once, before it is trained.
         A short loader is read again (with its next random patches) until `at_least` patches were seen.
 
         Raises:
@@ -305,6 +305,7 @@ class PresenceFlowStage(DrawingStage):
             ) from error
         if self.shift is None:
             self.path.set_shift(max(1.0, SHIFT_PER_CONTRAST * float(self.scale.contrast)))
+        set_base_prevalence(self.encoder, float(self.scale.prevalence))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:

@@ -171,8 +171,10 @@ def test_patches_per_second(cohort_dir: Path, data: CohortDataModule) -> None:
 
 def test_slices_and_augmentation(cohort_dir: Path, data: CohortDataModule) -> None:
     torch.set_num_threads(1)
-    entries, facts = data._entries["train"]
     for size in ((96, 96, 1), SIZE):
+        module = CohortDataModule(str(cohort_dir), patch_size=list(size), progress=False)
+        module.setup("fit")
+        entries, facts = module._entries["train"]
         for name in ("none", "light"):
             dataset = PatchDataset(PatchTable(entries, size), facts, 10_000, augment=augmentation(name))
 

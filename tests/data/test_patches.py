@@ -160,15 +160,27 @@ def test_a_split_without_tumor_falls_back(entries):
     assert kinds == {RESTRICTED, BODY}
 
 
-@pytest.mark.parametrize("start", [(0, 0, 0), (3, 5, 2), (24, 28, 4)])
+@pytest.mark.parametrize("size", [SIZE, (24, 20, 1)])
 @pytest.mark.parametrize("reader", [0, 1])
-def test_crops_equal_torchio_bit_for_bit(entries, facts, start, reader):
-    expected = LesionBalancedSampler(SIZE).extract_patch(open_subject(entries[1], reader), start)
-    patch = patch_subject(entries[1], start, SIZE, reader, facts[1])
-    for name in (seq.IMAGES, seq.PRESENCE):
-        assert torch.equal(patch[name].data, expected[name].data.float())
-        assert np.allclose(patch[name].affine, expected[name].affine, atol=1e-12)
-    assert patch[seq.LOCATION].tolist() == expected[tio.LOCATION].tolist()
+def test_crops_equal_torchio_bit_for_bit(cohort_dir, cases, facts, tmp_path, size, reader):
+    entry = Store(cohort_dir, Recipe.for_patch(None, size), tmp_path).entry(cases[1])
+    for start in ((0, 0, 0), (3, 5, 2), (16, 24, 4)):
+        expected = LesionBalancedSampler(size).extract_patch(open_subject(entry, reader), start)
+        patch = patch_subject(entry, start, size, reader, facts[1])
+        for name in (seq.IMAGES, seq.PRESENCE):
+            assert torch.equal(patch[name].data, expected[name].data.float())
+            assert np.allclose(patch[name].affine, expected[name].affine, atol=1e-12)
+        assert patch[seq.LOCATION].tolist() == expected[tio.LOCATION].tolist()
+
+
+def test_slices_and_volumes_hold_the_same_voxels(cohort_dir, cases, tmp_path):
+    volume, planes = (
+        Store(cohort_dir, Recipe.for_patch(None, (16, 16, k)), tmp_path).entry(cases[1]) for k in (8, 1)
+    )
+    assert planes.planes
+    assert np.array_equal(volume.images(), planes.images())
+    assert np.array_equal(volume.presence(), planes.presence())
+    assert np.array_equal(volume.voxels(), planes.voxels())
 
 
 def test_the_fast_path_equals_the_subject_path(entries, facts):

@@ -136,7 +136,8 @@ def test_the_key_follows_files_b_values_and_recipe(cases):
     }
     assert len(keys) == 6
     assert entry_key(replace(cases[1], split="test"), NATIVE) in keys
-    assert Recipe.for_patch(None, (64, 64, 32)) == Recipe.for_patch(None, (96, 96, 1))
+    assert Recipe.for_patch(None, (64, 64, 32)) == Recipe.for_patch(None, (96, 96, 16))
+    assert Recipe.for_patch(None, (96, 96, 1)).planes
 
 
 def _build(arguments):

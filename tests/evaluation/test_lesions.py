@@ -150,6 +150,17 @@ def test_credit_is_not_taken_from_a_candidate_that_is_another_lesions_hit() -> N
     assert matching.false_positives == 0
 
 
+def test_two_matches_go_before_one_with_more_overlap() -> None:
+    from picai_eval.eval import evaluate_case
+
+    reference = line((0, 20, 1), (22, 32, 1))
+    detection = line((0, 4, 0.4), (5, 26, 0.9))  # the second overlaps both lesions, the first better
+    matching = ours(detection, reference, credit="matched")
+    assert matching.found_iou.tolist() == pytest.approx([4 / 20, 4 / 27])
+    theirs, _, _, _ = evaluate_case(detection, reference.astype(np.int32))
+    np.testing.assert_allclose(picai_rows(matching), sorted(theirs), atol=1e-6)
+
+
 def test_scores_without_denominator_are_nan() -> None:
     assert np.isnan(case_auroc(np.array([0.3, 0.8]), np.array([True, True])))
     assert np.isnan(case_auroc(np.array([0.3, 0.8]), np.array([False, False])))

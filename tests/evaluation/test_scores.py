@@ -228,6 +228,9 @@ def test_verdicts_fall_both_ways(rows: dict[str, list[CaseResult]]) -> None:
     text = table.format_verdicts(good)
     assert "66.0%" in text
     assert text.count("reached") == 5
+    assert "Oracle" not in text
+    with_oracle = table.format_verdicts({**good, "Oracle": fixed(volume_sensitivity=0.836, lesion_f1=0.9)})
+    assert "90.9% (Oracle 95.0%)" in with_oracle
     assert table.format_table({}).startswith("0 cases")
     assert table.verdicts(make_scores(rows))
 

@@ -19,11 +19,13 @@ TILED = 8 * 8 * 4
 
 def _tiny_stage(dims: int, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    stage = PresenceFlowStage(spatial_dims=dims, channels=[8, 8], denoiser_width=8, denoiser_levels=2)
+    stage = PresenceFlowStage(
+        spatial_dims=dims, channels=[8, 8], denoiser_width=8, denoiser_levels=2, shift=1.0
+    )
     with torch.no_grad():
         for parameter in stage.parameters():
             if parameter.abs().sum() == 0:  # blocks start at zero: an untrained network would ignore z
-                parameter.normal_(0, 0.3)
+                parameter.normal_(0, 0.1)
     return stage.eval().requires_grad_(False)
 
 

@@ -120,10 +120,10 @@ def test_denoiser_network_tile_equals_whole(dims: int) -> None:
     z, maps, token = torch.randn(1, 4, 96, *other), torch.randn(1, 6, 96, *other), torch.randn(1, 5)
     level = torch.tensor([1.0])
     with torch.no_grad():
-        whole = network(z, level, network.prepare(maps), token)
+        whole = network(z, level, network.prepare(maps, z), token)
         start, size, margin = 16, 64, network.margin[0]
         cut = slice(start, start + size)
-        tile = network(z[:, :, cut], level, network.prepare(maps[:, :, cut]), token)
+        tile = network(z[:, :, cut], level, network.prepare(maps[:, :, cut], z[:, :, cut]), token)
     assert whole.shape == z.shape
     inner = slice(margin, size - margin)
     torch.testing.assert_close(tile[:, :, inner], whole[:, :, cut][:, :, inner], rtol=1e-4, atol=1e-5)
