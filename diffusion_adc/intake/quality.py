@@ -64,7 +64,8 @@ def adc_agreement(
         None if fewer than 100 voxels can be compared.
     """
     own = two_point_adc(low, high, b_low, b_high)
-    use = valid & np.isfinite(own) & (own > 0)
+    # Negative recomputed values stay in: swapped images would otherwise leave nothing to compare.
+    use = valid & np.isfinite(own)
     if np.count_nonzero(use) < _LEAST_VOXELS:
         return None
     scanner, recomputed = adc[use].astype(np.float64), own[use].astype(np.float64)

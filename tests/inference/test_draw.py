@@ -240,6 +240,15 @@ def test_an_empty_split_is_an_error(tiny_run: Path, make_cohort: MakeCohort, tmp
         draw_cohort(tiny_run, make_cohort("few", splits="TV"), tmp_path / "maps")
 
 
+def test_the_run_s_own_kind_of_split_decides(tiny_run: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    _edit(tiny_run, "data", split="temporal")
+    out = draw_cohort(tiny_run, tiny_cohort, tmp_path / "maps")
+    expected = [case.case_id for case in read_cohort(tiny_cohort).resplit("temporal").split("test")]
+    assert map_case_ids(out) == sorted(expected)
+    manifest = read_maps_manifest(out)
+    assert (manifest["split_kind"], manifest["cases"]) == ("temporal", sorted(expected))
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_another_working_grid_comes_back_to_the_native_one(
     make_run: MakeRun, tiny_cohort: Path, tmp_path: Path, dims: int
