@@ -224,9 +224,12 @@ class PatchLoader(DataLoader[Any]):
             self._given = self._resume[1]
             self.sampler.first = self._given * self.batch_size
         self._resume = None
-        for batch in super().__iter__():
-            self._given += 1
-            yield batch
+        # Through `map`, which keeps no batch alive while the next one is made.
+        yield from map(self._counted, super().__iter__())
+
+    def _counted(self, batch: Any) -> Any:
+        self._given += 1
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and batches done, for the checkpoint."""

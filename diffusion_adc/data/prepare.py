@@ -250,15 +250,3 @@ def prepare_case(
         known=known,
         grid=grid,
     )
-
-
-def prepared_case(
-    cohort_dir: Path,
-    case: Case,
-    spacing: Sequence[float] | None,
-    patch_size: Sequence[int] = _LEAST,
-    covariates: Covariates | None = None,
-    wanted: Sequence[str] = (),
-) -> PreparedCase:
-    """`prepare_case` from the plain values of an experiment's ``data`` section."""
-    return prepare_case(cohort_dir, case, Recipe.for_patch(spacing, patch_size), covariates, wanted)

@@ -59,7 +59,7 @@ def smooth_field(shape: tuple[int, int, int], strength: float) -> Tensor:
     )
     c = strength * (2 * torch.rand(6) - 1) / 2
     in_plane = c[0] * i + c[1] * j + c[2] * i * j + c[3] * i * i + c[4] * j * j
-    return torch.exp(in_plane + c[5] * k)
+    return torch.exp(in_plane) * torch.exp(c[5] * k)
 
 
 class SmallAffine(RandomTransform):

@@ -20,8 +20,8 @@ class DrawSettings:
         sampler: ``euler``, ``heun``, or null for the one the stage was trained with.
         slice_correlation: Correlation of the noise of neighboring slices, 0 to 1; null means 0.9 for 2-D
             stages, which see one slice at a time, and 0 for 3-D stages.
-        batch: Draws (3-D) or slices (2-D) per network call; null fills about a million voxels. It changes
-            speed and memory, not the draws.
+        batch: Draws (3-D) or slices (2-D) per network call; null chooses by the device. It changes speed
+            and memory, not the draws.
         max_window_voxels: Largest volume that is run as one window; larger ones are tiled.
         overlap: Share of a tile shared with its neighbor when the flow is tiled.
     """

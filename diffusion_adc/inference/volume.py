@@ -24,8 +24,10 @@ from diffusion_adc.inference.settings import DrawSettings
 from diffusion_adc.inference.tiles import Blend, Box, fit_window, tile_boxes
 from diffusion_adc.networks.encoder import Features
 
-BATCH_VOXELS: Final = 1_000_000
-"""Voxels per network call when no batch is given: more does not run faster on a CPU, and fits any GPU."""
+CPU_BATCH_VOXELS: Final = 250_000
+"""Voxels per network call when no batch is given: ten slices of 160 × 160 ran 5 to 10 % faster than forty."""
+GPU_BATCH_VOXELS: Final = 4_000_000
+"""The same on an accelerator, which wants large batches."""
 
 
 class VelocityModel(Protocol):
@@ -200,7 +202,8 @@ class VolumeDrawing:
         return make_sampler(name, self.model.path, self.settings.steps)  # type: ignore[arg-type]
 
     def _batch(self) -> int:
-        return self.settings.batch or max(1, BATCH_VOXELS // math.prod(self.spatial))
+        voxels = CPU_BATCH_VOXELS if self.device.type == "cpu" else GPU_BATCH_VOXELS
+        return self.settings.batch or max(1, voxels // math.prod(self.spatial))
 
     def _noise(self, draw: int) -> Tensor:
         channels, *cells = self.latent

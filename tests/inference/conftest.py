@@ -119,7 +119,7 @@ def write_tiny_cohort(folder: Path, shape: tuple[int, int, int] = SHAPE, splits:
             seq.TUMOR_LABEL: tumor,
         }
         case = Case(
-            f"TINY{n:04d}", 1, split=names[split], provenance="synthetic", b_low=50, b_high=900,
+            f"TINY{n:04d}", 1, n, split=names[split], provenance="synthetic", b_low=50, b_high=900,
             tumor_status="present" if tumor.any() else "absent", declared=("missing:t1w",),
         )  # fmt: skip
         cases.append(write_case(folder, case, volumes, AFFINE))
