@@ -96,7 +96,8 @@ class PatchDataset(Dataset[Batch]):
             return subject
         # TorchIO draws from torch's global generator: seed it per patch, and leave it as it was.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(patch_seed(self._row(index)))
+            # Not torch.manual_seed: without a GPU it queues a call and a traceback for CUDA at every patch.
+            torch.default_generator.manual_seed(patch_seed(self._row(index)))
             return self.augment(subject)
 
     def __getitem__(self, index: int) -> Batch:

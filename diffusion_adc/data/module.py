@@ -34,7 +34,6 @@ from diffusion_adc.records.cohort import read_cohort
 
 _LEAST_ROUND_TRIP: Final = 0.95
 """Below this Dice the grid, not the network, would limit every score."""
-_STAGE_SPLITS: Final = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
 class CohortDataModule(pl.LightningDataModule):
@@ -48,6 +47,7 @@ class CohortDataModule(pl.LightningDataModule):
         batch_size: Patches per step and process.
         patches_per_epoch: Patches per epoch, over all processes.
         val_patches: Fixed patches of the validation split, over all processes.
+        val_split: Whose cases validate: ``val``, or ``train`` for a plumbing check on a cohort too small to split.
         split: ``person`` (the cohort's own split), ``temporal`` or ``scanner``.
         covariates: Names of the clinical covariates given to the network; none by default (image-only).
         readers: ``random`` learns a random reader of each case, ``first`` the first one.
@@ -70,6 +70,7 @@ class CohortDataModule(pl.LightningDataModule):
         batch_size: int = 8,
         patches_per_epoch: int = 2000,
         val_patches: int = 64,
+        val_split: str = "val",
         split: str = "person",
         covariates: list[str] = [],  # noqa: B006
         readers: str = "random",
@@ -85,6 +86,8 @@ class CohortDataModule(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1 or val_patches < 1:
             raise UsageError(f"batch_size {batch_size}, val_patches {val_patches}", "at least 1 each")
+        if val_split not in ("val", "train"):
+            raise UsageError(f"val_split {val_split!r}", "val or train")
         if predict_split not in (*SPLITS, "all"):
             raise UsageError(f"predict_split {predict_split!r}", f"one of {', '.join(SPLITS)}, all")
         if len(patch_size) != 3 or min(patch_size) < 1:
@@ -96,7 +99,7 @@ class CohortDataModule(pl.LightningDataModule):
         self.patches_per_epoch, self.val_patches = patches_per_epoch, val_patches
         self.split, self.covariates, self.readers = split, tuple(covariates), readers
         self.shares, self.jitter, self.workers, self.seed = tuple(shares), jitter, workers, seed
-        self.predict_split, self.progress = predict_split, progress
+        self.val_split, self.predict_split, self.progress = val_split, predict_split, progress
         self.augment = augmentation(augment, flip_left_right=flip_left_right)
         self.store = Store(
             self.cohort_dir, Recipe.for_patch(spacing_mm, patch_size), None if store is None else Path(store)
@@ -130,10 +133,24 @@ class CohortDataModule(pl.LightningDataModule):
         return [c for c in self.cohort.split(split) if c.has_target or c.tumor_status == "absent"]
 
     def prepare_data(self) -> None:
-        """Prepare every case once (one process per machine); damaged and outdated entries are rebuilt."""
+        """Prepare the cases that are needed (one process per machine); damaged and outdated entries are rebuilt."""
         self.store.forget(sorted(self.cohort.withdrawn))
-        for split in SPLITS:
-            self.store.entries(self.cohort.split(split), progress=self._bar(f"preparing {split} cases"))
+        function = None if self.trainer is None else self.trainer.state.fn
+        for name, cases in self._wanted(None if function is None else function.value).items():
+            self.store.entries(cases, progress=self._bar(f"preparing {name} cases"))
+
+    def _wanted(self, stage: str | None) -> dict[str, list[Case]]:
+        """The cases a stage needs, by the name they are opened under; those of all stages for None."""
+        wanted: dict[str, list[Case]] = {}
+        if stage in ("fit", None):
+            wanted["train"] = self.cases("train")
+        if stage in ("fit", "validate", None):
+            wanted["val"] = self.cases(self.val_split)
+        if stage in ("test", None):
+            wanted["test"] = self.cases("test")
+        if stage in ("predict", None):
+            wanted["predict"] = list(self.cohort.split(self.predict_split))
+        return wanted
 
     def setup(self, stage: str | None = None) -> None:
         """Open the cases that `stage` needs.
@@ -142,10 +159,10 @@ class CohortDataModule(pl.LightningDataModule):
             CohortError: The train split has no case or no tumor.
             UsageError: A volume is smaller than the patch.
         """
-        for split in _STAGE_SPLITS.get(str(getattr(stage, "value", stage)), ()):
-            self._open(split, self.cases(split))
-        if stage == "predict":
-            self._open("predict", list(self.cohort.split(self.predict_split)))
+        stage = getattr(stage, "value", stage)  # the trainer passes an enumeration
+        for name, cases in self._wanted(stage).items():
+            if cases or stage is not None:
+                self._open(name, cases)
         if stage == "fit" and not any(entry.index.lesions for entry in self._entries["train"][0]):
             raise CohortError(
                 f"no tumor in the whole train split ({len(self._entries['train'][0])} cases)",
@@ -159,7 +176,8 @@ class CohortDataModule(pl.LightningDataModule):
         if not cases:
             raise CohortError(
                 f"no usable case in the {name} split", "cases with a reader's map, or known to be tumor-free",
-                "add cases or choose another data.split",
+                "add cases or choose another data.split (data.val_split=train for a plumbing check on few cases)"
+                if name == "val" else "add cases or choose another data.split",
             )  # fmt: skip
         rows = {case.case_id: row for row, case in enumerate(self.cohort.cases)}
         facts = [

@@ -111,7 +111,9 @@ class DrawingStage(LightningModule, ABC):
             )
         maps, logit = self.encoder(images, availability_flags(available))
         base = self.scale.encode_field(self.codec.bound * torch.tanh(0.5 * logit.detach()))
-        contrast = base - self.scale.encode_field(base.new_full((1, 1, *self.codec.factor), -self.codec.bound))
+        contrast = base - self.scale.encode_field(
+            base.new_full((1, 1, *self.codec.factor), -self.codec.bound)
+        )
         prepared = self.network.prepare(torch.cat((maps, base.to(maps.dtype)), dim=1), contrast)
         return Features(prepared, logit, self._token(images, covariates, known), self.codec.factor)
 

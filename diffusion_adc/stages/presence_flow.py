@@ -272,13 +272,14 @@ class PresenceFlowStage(DrawingStage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.measure_latents(loader if loader is not None else [])
-        for value in (*self.scale.buffers(), self.path.shift, self.encoder.head.bias):
-            value.data.copy_(self.trainer.strategy.broadcast(value.data))  # one device's statistics for all
+        for value in (*self.scale.buffers(), self.path.shift):
+            value.copy_(self.trainer.strategy.broadcast(value))  # one device's statistics for all
+        set_base_prevalence(self.encoder, float(self.scale.prevalence))
 
     def measure_latents(self, batches: Iterable[Batch], at_least: int = SCALE_PATCHES) -> None:
-        """Measures the latent statistics, and with them the path's clock where none is given, over the presence of `batches`.
+        """Measures the latent statistics over the presence of `batches`; called once, before training.
 
-        The base head then starts at the measured prevalence: a model is measured once, before it is trained.
+        The path's clock follows from them where none is given, and the base head starts at the prevalence.
         A short loader is read again (with its next random patches) until `at_least` patches were seen.
 
         Raises:

@@ -1,6 +1,8 @@
 """Cost of drawing a whole case, as a ratio to one sliding-window pass of MONAI's DynUNet in the same run.
 
-python -m pytest tests/benchmarks/test_draw_speed.py -m benchmark -s
+Processor time on one thread is compared: on a shared machine the clock on the wall measures the neighbors.
+
+COMMAND: pytest tests/benchmarks/test_draw_speed.py -m benchmark -s
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from diffusion_adc.stages import PresenceFlowStage
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 
 SHAPE = (160, 160, 40)
-THREADS = 2
 
 
 @dataclass
@@ -52,29 +53,31 @@ def _unet_pass() -> Callable[[], object]:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize("dims", [3, 2])
 def test_draws_cost_no_more_than_a_few_unet_passes(dims: int) -> None:
     before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(1)
     try:
         stage = PresenceFlowStage(spatial_dims=dims).eval().requires_grad_(False)
         condition, unet = _condition(), _unet_pass()
-        runs: dict[str, Callable[[], object]] = {"unet": unet}
+        seconds = {}
+        # The reference before and after: its faster run counts, which is against us.
+        first = _seconds(unet)
         for draws, steps in ((8, 4), (16, 6)):
             settings = DrawSettings(draws=draws, steps=steps)
-            runs[f"{draws} x {steps}"] = lambda s=settings: draw_presence(stage, condition, "A001_01", s)
-        # Interleaved, and the fastest of each: what other programs take from the machine only ever adds.
-        best = {name: min(_seconds(run) for _ in range(2)) for name, run in runs.items()}
-        best["unet"] = min(best["unet"], _seconds(unet))
+            seconds[draws, steps] = _seconds(lambda s=settings: draw_presence(stage, condition, "A001_01", s))
+        reference = min(first, _seconds(unet))
     finally:
         torch.set_num_threads(before)
-    print(f"\n{dims}-D, {'x'.join(map(str, SHAPE))}, {THREADS} threads: unet pass {best['unet']:.1f} s")
-    for name, limit in (("8 x 4", 1.5), ("16 x 6", 4.0)):
-        ratio = best[name] / best["unet"]
-        print(f"  {name}: {best[name]:.1f} s = {ratio:.2f} passes (limit {limit})")
+    print(f"\n{dims}-D, {'x'.join(map(str, SHAPE))}: one U-Net pass {reference:.1f} s of one core")
+    for (draws, steps), limit in (((8, 4), 1.5), ((16, 6), 4.0)):
+        ratio = seconds[draws, steps] / reference
+        print(
+            f"  {draws} draws x {steps} steps: {seconds[draws, steps]:.1f} s = {ratio:.2f} passes, limit {limit}"
+        )
         assert ratio <= limit

@@ -164,13 +164,12 @@ class Stop(Callback):
             raise KeyboardInterrupt
 
 
-def fit(data, folder, *, stop=None, resume=None, every=1, epochs=3, **options):
+def fit(data, folder, *, stop=None, resume=None, epochs=3, **saving):
     model = Recorder()
-    # Listed after the checkpoint, which Lightning would otherwise move to the end.
-    saver = ModelCheckpoint(folder, "{step}", every_n_train_steps=every, save_top_k=-1)
+    saver = ModelCheckpoint(folder, "{epoch}-{step}", save_top_k=-1, **saving)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[saver, *([Stop(stop)] if stop else [])], **options,
+        enable_model_summary=False, callbacks=[saver, *([Stop(stop)] if stop else [])],
     )  # fmt: skip
     try:
         trainer.fit(model, datamodule=data, ckpt_path=resume)
@@ -179,18 +178,37 @@ def fit(data, folder, *, stop=None, resume=None, every=1, epochs=3, **options):
     return model
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("stopped", [3, 6, 8, 12])
-def test_a_run_resumes_with_the_very_next_patch(cohort_dir, tmp_path, stopped, workers):
-    straight = fit(module(cohort_dir, workers=workers), tmp_path / "a")
-    assert len(straight.seen) == 18
-    first = fit(module(cohort_dir, workers=workers), tmp_path / "b", stop=stopped + 1)
-    assert len(first.seen) == stopped + 1
-    resumed = fit(
-        module(cohort_dir, workers=workers), tmp_path / "c", resume=tmp_path / "b" / f"step={stopped}.ckpt"
-    )
-    assert straight.seen[:stopped] + resumed.seen == straight.seen
-    assert torch.equal(straight.weight, resumed.weight)
+@pytest.fixture(scope="module")
+def straight(cohort_dir, tmp_path_factory):
+    """Three epochs without a break, saved after every step, after every epoch and after every validation."""
+    folder = tmp_path_factory.mktemp("runs")
+    model = fit(module(cohort_dir), folder / "step", every_n_train_steps=1)
+    assert len(model.seen) == 18
+    fit(module(cohort_dir), folder / "epoch", epochs=2, save_on_train_epoch_end=True)
+    fit(module(cohort_dir), folder / "validation", epochs=2, save_on_train_epoch_end=False)
+    return model, folder
+
+
+@pytest.mark.parametrize(
+    ("saved", "epoch", "step", "workers"),
+    [
+        ("step", 0, 3, 0), ("step", 0, 6, 0), ("step", 1, 8, 0), ("step", 1, 12, 0), ("step", 1, 8, 1),
+        ("step", 1, 12, 1), ("epoch", 0, 6, 0), ("epoch", 1, 12, 1), ("validation", 0, 6, 0), ("validation", 1, 12, 0),
+    ],
+)  # fmt: skip
+def test_a_run_resumes_with_the_very_next_patch(cohort_dir, tmp_path, straight, saved, epoch, step, workers):
+    model, folder = straight
+    (checkpoint,) = (folder / saved).glob(f"epoch={epoch}-step={step}.ckpt")
+    resumed = fit(module(cohort_dir, workers=workers), tmp_path, resume=checkpoint)
+    assert resumed.seen == model.seen[step:]
+    assert torch.equal(resumed.weight, model.weight)
+
+
+def test_an_interrupted_step_is_not_lost(cohort_dir, tmp_path, straight):
+    first = fit(module(cohort_dir), tmp_path / "a", stop=9, every_n_train_steps=2)
+    assert len(first.seen) == 9
+    resumed = fit(module(cohort_dir), tmp_path / "b", resume=tmp_path / "a" / "epoch=1-step=8.ckpt")
+    assert resumed.seen == straight[0].seen[8:]
 
 
 def test_epochs_differ_and_the_trainer_does_not_wrap_the_sampler(cohort_dir, tmp_path):
@@ -234,6 +252,13 @@ class TestBadInput:
             module(path).setup("fit")
         self.check(error)
 
+    def test_a_cohort_too_small_to_split_can_validate_on_itself(self, tmp_path):
+        path = make_cohort(tmp_path / "c", 2, 0, 0)
+        data = module(path, val_split="train")
+        data.prepare_data()
+        data.setup("fit")
+        assert next(iter(data.val_dataloader()))[seq.IMAGES].shape[0] == 4
+
     def test_cases_without_a_map_are_not_taken_for_tumor_free(self, tmp_path):
         path = make_cohort(tmp_path / "c", 3, 1, 1, readers=1)
         cohort = read_cohort(path)
@@ -275,6 +300,7 @@ class TestBadInput:
             ({"split": "random"}, "split kind 'random'"),
             ({"covariates": ["height"]}, "covariate 'height'"),
             ({"augment": "strong"}, "augment 'strong'"),
+            ({"val_split": "test"}, "val_split 'test'"),
             ({"predict_split": "all_of_them"}, "predict_split"),
             ({"spacing_mm": [1.0, -2.0, 3.0]}, "spacing_mm"),
             ({"workers": -1}, "workers -1"),
@@ -317,3 +343,22 @@ def test_withdrawn_persons_disappear_from_cohort_and_store(tmp_path):
     assert not (folder / "TEST-0001_01").exists()
     assert open_entry(folder / "TEST-0002_01", "another key") is None
     assert Path(folder / "TEST-0002_01").exists()
+
+
+class RankRecorder(Recorder):
+    def on_train_end(self):
+        rank = self.trainer.global_rank
+        Path(self.trainer.default_root_dir, f"rank{rank}.json").write_text(json.dumps(self.seen))
+
+
+@pytest.mark.slow
+def test_two_real_ranks_share_the_epochs_of_one(cohort_dir, tmp_path, straight):
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(RankRecorder(), datamodule=module(cohort_dir, batch_size=2, patches_per_epoch=24))
+    parts = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    whole = [row for step in straight[0].seen if step[0] < 2 for row in step[2]]
+    ranks = [[row for step in part for row in step[2]] for part in parts]
+    assert [row for pair in zip(*ranks, strict=True) for row in pair] == whole

@@ -241,6 +241,15 @@ def test_dataset_pickles_small_and_identical(entries, facts):
     assert all(torch.equal(first[k], again[k]) for k in first)
 
 
+def test_augmenting_leaves_the_global_generator_alone(entries, facts):
+    dataset = PatchDataset(PatchTable(entries, SIZE), facts, 10, augment=augmentation("light"))
+    state, queued = torch.get_rng_state(), len(torch.cuda._queued_calls)
+    for index in range(5):
+        dataset[index]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(torch.cuda._queued_calls) == queued  # one more per patch would be a leak
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -99,8 +99,8 @@ def test_damaged_entries_are_rebuilt(store, cases, name):
     entry = store.entry(cases[1])
     good = content(entry)
     rng = np.random.default_rng(len(name))
-    injuries = [("flip", lambda p, n: flip(p, int(rng.integers(1 << 30)))) for _ in range(12)]
-    injuries += [(kind, f) for kind, f in DAMAGE.items() for _ in range(3)]
+    injuries = [("flip", lambda p, n: flip(p, int(rng.integers(1 << 30)))) for _ in range(8)]
+    injuries += [(kind, f) for kind, f in DAMAGE.items() for _ in range(2)]
     for turn, (kind, injure) in enumerate(injuries):
         injure(entry.path / name, turn)
         store_module._verified.clear()  # a new process has verified nothing

@@ -56,21 +56,32 @@ def test_the_right_threshold_is_found() -> None:
     assert criterion > 0.9
 
 
-def test_tumor_free_cases_pull_the_threshold_up_and_weigh_like_others() -> None:
+def test_tumor_free_cases_decide_among_equals_and_only_there() -> None:
     levels = (0.25, 0.5, 0.75)
-    tumor = case_curve(
-        np.array([[[0.9, 0.6, 0.3]]]),
-        [np.array([[[True, True, False]]])],
-        np.ones((1, 1, 3), bool),
-        1.0,
-        levels,
+    everywhere = np.ones((1, 1, 3), bool)
+    score, reading = np.array([[[0.9, 0.6, 0.3]]]), np.array([[[True, True, False]]])
+    tumor = case_curve(score, [reading], everywhere, 1.0, levels)
+    free = case_curve(np.array([[[0.7, 0.6, 0.1]]]), [~everywhere], everywhere, 1.0, levels)
+    assert choose_threshold([tumor], levels) == (0.5, 1.0)
+    assert choose_threshold([tumor, free, free], levels) == (0.5, 1.0)
+    flat = case_curve(np.array([[[0.9, 0.8, 0.1]]]), [reading], everywhere, 1.0, levels)
+    assert choose_threshold([flat], levels)[0] == 0.25  # three equals: the first of the least biased
+    assert choose_threshold([flat, free], levels)[0] == 0.75
+
+
+def test_missing_a_small_tumor_is_never_worth_it() -> None:
+    levels = (0.5, 0.9)
+    score, reading = np.full((1, 1, 4), 0.6), np.array([[[True, False, False, False]]])
+    small = case_curve(score, [reading], np.ones((1, 1, 4), bool), 0.1, levels)
+    assert choose_threshold([small], levels) == (0.5, pytest.approx(0.4))
+
+
+def test_dice_is_over_the_readers_who_kept_any() -> None:
+    reading = np.array([[[True, True]]])
+    curve = case_curve(
+        np.array([[[0.9, 0.9]]]), [reading, ~reading], np.ones((1, 1, 2), bool), 1.0, (0.5, 0.95)
     )
-    free = case_curve(
-        np.array([[[0.7, 0.6, 0.1]]]), [np.zeros((1, 1, 3), bool)], np.ones((1, 1, 3), bool), 1.0, levels
-    )
-    assert choose_threshold([tumor], levels)[0] == 0.5
-    # (2·1 + 1)/(1 + 2 + 1) and 1 at 0.75, against 1 and 1/3 at 0.5.
-    assert choose_threshold([tumor, free], levels) == (0.75, pytest.approx((0.75 + 1) / 2))
+    assert choose_threshold([curve], (0.5, 0.95)) == (0.5, 1.0)
 
 
 def test_among_equals_the_least_biased_volume_wins() -> None:
