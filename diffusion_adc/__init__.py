@@ -1,2 +1,3 @@
 """Tumor-specific ADC maps from body MRI."""
+
 __version__ = "0.1.0"

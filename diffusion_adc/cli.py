@@ -22,7 +22,8 @@ class Progress:
     """A bar on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self, what: str) -> None:
-        self.what, self.bar, self.shown = what, None, -1
+        self.what, self.shown = what, -1
+        self.bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` steps are done."""
@@ -66,7 +67,7 @@ def _phantom(args: argparse.Namespace) -> int:
 
     options = PhantomOptions(
         cases=args.cases, seed=args.seed, anatomy=args.anatomy, readers=args.readers,
-        ambiguity=args.ambiguity == "on", size=tuple(int(n) for n in args.size), spacing_mm=args.spacing,
+        ambiguity=args.ambiguity == "on", size=args.size, spacing_mm=args.spacing,
     )  # fmt: skip
     if args.reuse and cohort_up_to_date(args.out, options):
         print(f"{args.out.name}: up to date")

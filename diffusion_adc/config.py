@@ -67,7 +67,7 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         UsageError: A file is missing or not YAML, an override has no value, an interpolation fails.
     """
-    merged = OmegaConf.create({})
+    merged: Any = OmegaConf.create({})
     origin: dict[str, str] = {}
     for source, values in [*_files(files), *_overrides(overrides)]:
         merged = OmegaConf.merge(merged, _expanded(values))
@@ -126,7 +126,7 @@ _Numbers.add_implicit_resolver(
 
 def _expanded(values: Mapping[str, Any]) -> Any:
     """Dotted keys opened, so that interpolation sees them."""
-    opened = OmegaConf.create({})
+    opened: Any = OmegaConf.create({})
     for key, value in values.items():
         nested = _expanded(value) if isinstance(value, Mapping) else value
         for part in reversed(str(key).split(".")):
@@ -166,7 +166,7 @@ def _from(experiment: Experiment, key: str) -> str:
 
 
 def _parameters(kind: type, skip: frozenset[str] = frozenset()) -> list[str]:
-    signature = inspect.signature(kind.__init__)
+    signature = inspect.signature(kind)
     return [name for name in signature.parameters if name != "self" and name not in skip]
 
 

@@ -56,9 +56,10 @@ def fit(experiment: Experiment, run_dir: Path, resume: str, command: Sequence[st
         )
     if earlier.get("state") == "finished" and resume == "auto":
         return False
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     trainer.fit(built.model, datamodule=built.data, ckpt_path=checkpoint, weights_only=True)
-    stop = next(callback for callback in trainer.callbacks if isinstance(callback, StopOnSignal))
-    record = next(callback for callback in trainer.callbacks if isinstance(callback, RunRecord))
+    stop = next(callback for callback in callbacks if isinstance(callback, StopOnSignal))
+    record = next(callback for callback in callbacks if isinstance(callback, RunRecord))
     if stop.stopped is not None:
         record.finish(trainer, "stopped")
         raise StoppedBySignal(

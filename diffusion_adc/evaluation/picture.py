@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
@@ -52,7 +52,7 @@ class CaseView:
     draws: NDArray[np.integer] | NDArray[np.bool_]
 
 
-def canonical(array: NDArray[np.generic], affine: NDArray[np.floating]) -> NDArray[np.generic]:
+def canonical(array: NDArray[Any], affine: NDArray[np.floating]) -> NDArray[Any]:
     """The array with axes flipped and permuted so that I, J, K run to the patient's right, front and head."""
     return apply_orientation(array, io_orientation(affine))
 

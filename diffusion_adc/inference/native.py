@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from diffusion_adc.data.prepare import load_native, prepare_case
+from diffusion_adc.data.prepare import Recipe, load_native, prepare_case
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.cohort import Cohort
@@ -51,13 +52,33 @@ class NativeDraws:
         return self.draws.mean(axis=-1, dtype=np.float32)
 
 
+class Drawer(Protocol):
+    """What a case is drawn with: a loaded run, or a stage in training."""
+
+    @property
+    def stage(self) -> Any:
+        """The stage, in evaluation mode."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How a case is prepared."""
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Names of the covariates in use."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stage is."""
+
+
 def split_cohort(run: LoadedRun, cohort: Cohort) -> Cohort:
     """The cohort under the run's own kind of split; the stored split is by person."""
     return cohort if run.split == "person" else cohort.resplit(run.split)
 
 
 def draw_native(
-    run: LoadedRun,
+    run: Drawer,
     cohort_dir: Path,
     cohort: Cohort,
     case: Case,
@@ -67,7 +88,7 @@ def draw_native(
     """Draw one case.
 
     Args:
-        run: The run.
+        run: What to draw with.
         cohort_dir: The cohort's folder.
         cohort: The cohort, for the case's covariates.
         case: The case.

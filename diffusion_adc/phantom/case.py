@@ -160,7 +160,14 @@ def _truth(
         lesions, pairs = _paired(lesions)
     else:
         lesions = [
-            replace(row, arm="whole", keep_probability=1.0, whole_probability=1.0, partner=0, ambiguous=not row.mappable)
+            replace(
+                row,
+                arm="whole",
+                keep_probability=1.0,
+                whole_probability=1.0,
+                partner=0,
+                ambiguous=not row.mappable,
+            )
             for row in lesions
         ]
     organs = np.zeros(options.size, dtype=np.uint8)

@@ -15,7 +15,8 @@ from diffusion_adc.phantom.structures import Structure
 def canvas(n=(40, 36, 20), step=(1.5, 1.5, 3.0), warp_mm=0.0, seed=0) -> Canvas:
     axes = tuple(((np.arange(m) - (m - 1) / 2) * s).astype(np.float32) for m, s in zip(n, step, strict=True))
     warp = tuple(
-        np.float32(warp_mm) * np.clip(smooth_field(generator(seed, a), n, step, 25.0), -2.5, 2.5) for a in range(3)
+        np.float32(warp_mm) * np.clip(smooth_field(generator(seed, a), n, step, 25.0), -2.5, 2.5)
+        for a in range(3)
     )
     labels = np.full(n, int(Structure.VISCERAL_FAT), dtype=np.uint8)
     return Canvas(axes, warp, labels, 2.5 * warp_mm + 0.5)
@@ -57,7 +58,10 @@ def test_no_voxel_of_a_shape_is_lost_to_its_bounding_box(center, radii, yaw, see
     p = (everywhere(c) - center) @ turn
     inside = ((p / radii) ** 2).sum(axis=-1) < 1
     c.paint(Ellipsoid(center, radii, turn), Structure.URINE)
-    assert np.array_equal(c.labels == Structure.URINE, inside) or np.mean((c.labels == Structure.URINE) != inside) < 1e-4
+    assert (
+        np.array_equal(c.labels == Structure.URINE, inside)
+        or np.mean((c.labels == Structure.URINE) != inside) < 1e-4
+    )
 
 
 def test_shapes_outside_the_field_of_view_paint_nothing():
@@ -75,7 +79,11 @@ def test_a_shell_has_a_wall_around_its_content_and_respects_what_is_there():
     c = canvas()
     c.paint(Ellipsoid([0, 0, 0], [6, 6, 6]), Structure.MUSCLE)
     c.paint_shell(
-        Ellipsoid([0, 0, 0], [15, 15, 15]), Structure.BLADDER_WALL, Structure.URINE, 3.5, (Structure.VISCERAL_FAT,)
+        Ellipsoid([0, 0, 0], [15, 15, 15]),
+        Structure.BLADDER_WALL,
+        Structure.URINE,
+        3.5,
+        (Structure.VISCERAL_FAT,),
     )
     r = np.linalg.norm(everywhere(c), axis=-1)
     assert np.all(c.labels[r < 5.9] == Structure.MUSCLE)

@@ -25,7 +25,9 @@ VOXEL_ML = float(np.prod(SPACING)) / 1000
 
 
 def ball(center, radius_mm) -> np.ndarray:
-    grid = np.stack(np.meshgrid(*[np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True)], indexing="ij"), -1)
+    grid = np.stack(
+        np.meshgrid(*[np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True)], indexing="ij"), -1
+    )
     return np.linalg.norm(grid - np.array(center, dtype=float), axis=-1) < radius_mm
 
 
@@ -38,7 +40,9 @@ def lesion(number, keep, **changes) -> LesionTruth:
     return replace(row, **changes)
 
 
-def toy(lesions, masks, *, ambiguity=True, core=None, pairs=(), mimics=(), mimic_mask=None, adc=0.9) -> CaseTruth:
+def toy(
+    lesions, masks, *, ambiguity=True, core=None, pairs=(), mimics=(), mimic_mask=None, adc=0.9
+) -> CaseTruth:
     label = np.zeros(SHAPE, dtype=np.uint8)
     for row, mask in zip(lesions, masks, strict=True):
         label[mask] = row.number

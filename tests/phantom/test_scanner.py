@@ -30,7 +30,10 @@ SLABS = (Structure.MUSCLE, Structure.PROSTATE_PZ, Structure.URINE, Structure.LYM
 def slabs() -> Anatomy:
     """Four slabs along I in the middle of the field of view, air around."""
     shape = (64, 48, 12)
-    axes = tuple(((np.arange(n) - (n - 1) / 2) * s).astype(np.float32) for n, s in zip(shape, (1.25, 1.25, 2.5), strict=True))
+    axes = tuple(
+        ((np.arange(n) - (n - 1) / 2) * s).astype(np.float32)
+        for n, s in zip(shape, (1.25, 1.25, 2.5), strict=True)
+    )
     labels = np.zeros(shape, dtype=np.uint8)
     for n, structure in enumerate(SLABS):
         labels[16 * n : 16 * (n + 1)] = structure
@@ -88,7 +91,7 @@ def test_vendor_map_is_integer_clipped_and_zero_where_not_fitted():
 def test_partial_volume_lies_between_its_tissues():
     volumes = scanned().volumes
     border = volumes[seq.T2W][4 + 16 : 4 + 17, 14:34].mean(), volumes[seq.T2W][4 + 15 : 4 + 16, 14:34].mean()
-    assert all(100 < value for value in border)
+    assert all(value > 100 for value in border)
 
 
 def test_distortion_moves_labels_and_piles_signal_up():

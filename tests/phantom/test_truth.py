@@ -22,7 +22,9 @@ from diffusion_adc.phantom.truth import (
 
 @pytest.fixture(scope="module")
 def truth() -> CaseTruth:
-    options = PhantomOptions(cases=1, seed=4, size=(64, 64, 16), spacing_mm=(6.2, 6.2, 12.0), tumor_free_share=0)
+    options = PhantomOptions(
+        cases=1, seed=4, size=(64, 64, 16), spacing_mm=(6.2, 6.2, 12.0), tumor_free_share=0
+    )
     return simulate_case(options, 0).truth
 
 
