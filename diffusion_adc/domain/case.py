@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import Final
 
 from diffusion_adc.domain import sequences as seq
@@ -67,11 +68,15 @@ class Case:
         for name in ("b_low", "b_high", "field_t"):  # 50 and 50.0 must give one digest
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("exam_order", "study_order"):  # so must a NumPy integer and what is read back
+            object.__setattr__(self, name, index(getattr(self, name)))
         self._member("split", SPLITS)
         self._member("provenance", PROVENANCES)
         self._member("tumor_status", TUMOR_STATUS)
         if not 1 <= self.exam_order <= 99:
             raise self._refused(f"examination order {self.exam_order}", "1 to 99")
+        if self.field_t is not None and not 0 < self.field_t <= 25:
+            raise self._refused(f"a field of {self.field_t:g} T", "above 0 and at most 25 T")
         if self.files and seq.ADC not in self.files:
             raise self._refused("no ADC map", "an ADC map in every case", "S01", seq.ADC)
         if self.files and not {seq.DWI_LOW, seq.DWI_HIGH} & set(self.files):

@@ -54,6 +54,13 @@ class Covariates:
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise CaseError(f"an unknown value of {name}", f"one of {', '.join(allowed)}", code="C08")
+        for name in ("comorbidity", "recurrence"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if value not in (True, False):
+                raise CaseError(f"an unknown value of {name}", "true, false or empty", code="C08")
+            object.__setattr__(self, name, bool(value))  # 1 and True must give one digest
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is None:

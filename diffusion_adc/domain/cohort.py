@@ -18,7 +18,7 @@ SPLIT_KINDS: Final = ("person", "temporal", "scanner")
 
 @dataclass(frozen=True)
 class Cohort:
-    """Cases, their covariates and their withdrawals. Withdrawn persons are already gone from `cases`.
+    """Cases, their covariates and their withdrawals. Withdrawn persons are already gone from both.
 
     Raises:
         CohortError: A case appears twice, or a person stands in two splits.
@@ -37,6 +37,8 @@ class Cohort:
             raise CohortError(f"provenance {self.provenance!r}", f"one of {', '.join(PROVENANCES)}")
         kept = tuple(case for case in self.cases if case.research_id not in self.withdrawn)
         object.__setattr__(self, "cases", kept)
+        clinical = {rid: row for rid, row in self.clinical.items() if rid not in self.withdrawn}
+        object.__setattr__(self, "clinical", clinical)
         if self.provenance != "restricted" and any(case.provenance == "restricted" for case in kept):
             raise CohortError(
                 f"a restricted case in a {self.provenance} cohort", "a cohort as restricted as its cases",

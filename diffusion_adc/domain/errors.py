@@ -43,7 +43,8 @@ class DiffusionAdcError(Exception):
             parts.append(f"expected {self.expected}")
         if self.do:
             parts.append(self.do)
-        return (f"{subject}: " if subject else "") + "; ".join(parts)
+        text = (f"{subject}: " if subject else "") + "; ".join(parts)
+        return " ".join(text.splitlines())  # a file's name may hold a line break
 
     def __reduce__(self) -> tuple[object, ...]:
         # Loader workers send exceptions through a pipe; keyword-only fields need help to survive it.

@@ -21,9 +21,14 @@ MIN_SNR_HIGH: Final = 2.0
 """Below these signal-to-noise ratios magnitude noise biases the ADC (Gudbjartsson & Patz 1995)."""
 
 _RAYLEIGH_MEDIAN: Final = float(np.sqrt(2.0 * np.log(2.0)))
-_AIR_VARIATION: Final = 0.65
-"""Rayleigh noise varies by sqrt(4/π - 1) = 0.52 of its mean and averaged magnitudes by less; a ghost or a
-coil profile adds to it, and whatever varies more is no air."""
+_AIR_VARIATION: Final = (0.15, 0.65)
+"""Rayleigh noise varies by sqrt(4/π - 1) = 0.52 of its mean, the average of N magnitudes by 1/sqrt(N) of that
+(ten averages: 0.17); a ghost or a coil profile adds to it. Even tissue varies less, its borders more."""
+_AIR_CORRELATION: Final = 0.45
+"""Neighbors in air are independent; zero-filling an image to twice its matrix correlates its complex noise by
+sinc(1/2) = 0.64 and magnitudes by about its square. Anatomy varies from place to place, not voxel to voxel."""
+_AIR_AGREEMENT: Final = 1.5
+"""Largest ratio of the noise of two corners of one image."""
 
 
 def dwi_signal(s0: ArrayLike, b: float, adc: ArrayLike) -> NDArray[np.float32]:
@@ -92,8 +97,9 @@ def noise_sigma(magnitude: ArrayLike, *, air_share: float = 0.05) -> float:
 
     For Rayleigh-distributed air, σ = median / sqrt(2 ln 2) (Gudbjartsson & Patz 1995, Magn Reson Med 34:910).
     The corner blocks of the first two axes serve as air; each is `air_share` of the axis' length. A cropped
-    image has tissue in its corners, which would pass for loud noise: a block counts as air only if its values
-    vary no more than magnitude noise does, and two such blocks are needed.
+    image has tissue in its corners, which would pass for loud noise and make every voxel invalid: a block
+    counts as air only if its values vary as magnitude noise does, by as much and from voxel to voxel, and two
+    blocks of one level are needed.
 
     Args:
         magnitude: (I, J) or (I, J, K).
@@ -105,13 +111,27 @@ def noise_sigma(magnitude: ArrayLike, *, air_share: float = 0.05) -> float:
     image = np.asarray(magnitude)
     i, j = (max(1, round(n * air_share)) for n in image.shape[:2])
     blocks = (image[:i, :j], image[:i, -j:], image[-i:, :j], image[-i:, -j:])
-    medians = []
-    for block in blocks:
-        values = block[np.isfinite(block) & (block > 0)].astype(np.float64)
-        if values.size and values.std() <= _AIR_VARIATION * values.mean():
-            medians.append(float(np.median(values)))
+    medians = sorted(median for block in blocks if (median := _air_median(block)) is not None)
+    if len(medians) < 2 or medians[1] > _AIR_AGREEMENT * medians[0]:
+        return 0.0
     # A limb or a ghost may reach into a corner: the darkest corner is the one that is air.
-    return min(medians) / _RAYLEIGH_MEDIAN if len(medians) >= 2 else 0.0
+    return medians[0] / _RAYLEIGH_MEDIAN
+
+
+def _air_median(block: NDArray[np.generic]) -> float | None:
+    """Median of the positive values of a corner block; None if they do not vary as noise does."""
+    values = np.asarray(block, dtype=np.float64)
+    values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    measured = values[~np.isnan(values)]
+    steps = np.concatenate([np.diff(values, axis=axis).ravel() for axis in (0, 1)])
+    steps = steps[~np.isnan(steps)]
+    if steps.size == 0 or measured.std() == 0:
+        return None
+    low, high = _AIR_VARIATION
+    correlation = 1.0 - float(np.mean(steps**2)) / (2.0 * float(measured.var()))
+    if not low <= measured.std() / measured.mean() <= high or correlation > _AIR_CORRELATION:
+        return None
+    return float(np.median(measured))
 
 
 def validity_mask(
@@ -120,7 +140,8 @@ def validity_mask(
     """Where an ADC can be trusted.
 
     Invalid: ADC not finite, ≤ 0 or at the storage ceiling; low-b signal below 5 σ; high-b signal below
-    2 σ of the background, both only where the image shows its background (`noise_sigma`). Invalid is neither 0 nor "not tumor": such voxels are left out of every statistic.
+    2 σ of the background, both only where the image shows its background (`noise_sigma`). Invalid is neither
+    0 nor "not tumor": such voxels are left out of every statistic.
 
     Args:
         adc: (*S) in 1e-3 mm²/s.

@@ -10,6 +10,7 @@ import numpy as np
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.errors import DiffusionAdcError
+from diffusion_adc.domain.signal import two_point_adc
 from diffusion_adc.domain.units import physiological_unit
 from diffusion_adc.intake import quality
 from diffusion_adc.records.cohort import load_volume, read_cohort
@@ -49,12 +50,18 @@ def _check_case(cohort_dir: Path, case: Case) -> dict[str, Any]:
     valid = np.asarray(volumes[seq.VALID].array, dtype=bool) if seq.VALID in volumes else adc > 0
     row["adc_median"] = float(np.median(adc[valid])) if valid.any() else None
     row["valid_share"] = float(valid.mean())
-    row["negative_share"] = quality.negative_share(adc)
+    body = quality.body_mask({name: volumes[name].array for name in seq.SEQUENCES if name in volumes})
+    row["negative_share"] = quality.negative_share(adc, body)
+    if np.any(valid & ~(adc > 0)):
+        return row | {"code": "S17", "message": "voxels without a positive ADC are marked valid"}
+    if quality.too_negative(row["negative_share"]):
+        return row | {"code": "S17", "message": "more than 0.5 % of the body has a negative ADC"}
     if physiological_unit(adc[valid]) != "1e-3":
         return row | {"code": "S14", "message": "the median ADC is not that of a body in 1e-3 mm²/s"}
     if {seq.DWI_LOW, seq.DWI_HIGH} <= set(volumes) and case.b_low is not None and case.b_high is not None:
         low, high = (np.asarray(volumes[n].array, np.float32) for n in (seq.DWI_LOW, seq.DWI_HIGH))
-        agreement = quality.adc_agreement(adc, low, high, case.b_low, case.b_high, valid)
+        own = two_point_adc(low, high, case.b_low, case.b_high)
+        agreement = quality.adc_agreement(adc, own, valid & body)
         if agreement is not None:
             row |= {"adc_ratio": agreement.ratio, "adc_r": agreement.correlation}
             if agreement.verdict == quality.REFUSE:

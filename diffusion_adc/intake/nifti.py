@@ -1,4 +1,4 @@
-"""One folder of NIfTI files → the volumes of one case on the ADC map's own grid, or a refusal with its code.
+"""One NIfTI file → checked values on the ADC map's own grid, or a refusal with its code.
 
 ADC and diffusion-weighted images are never resampled: their voxels must stay identical with the scanner's.
 T1w and T2w are brought to the ADC grid. Raw values are checked before any reader can turn NaN into 0.
@@ -6,7 +6,8 @@ T1w and T2w are brought to the ADC grid. Raw values are checked before any reade
 
 from __future__ import annotations
 
-import gzip
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +17,15 @@ from numpy.typing import NDArray
 
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.errors import CaseError
-from diffusion_adc.records.nifti import Volume, read_nifti
+from diffusion_adc.domain.units import spacing_mm
+from diffusion_adc.intake.options import DWI, SUFFIXES, TARGETS
+from diffusion_adc.records.nifti import StoredVolume, read_stored
 
-SUFFIXES: Final = (".nii.gz", ".nii")
-_GRID_TOLERANCE: Final = 1e-3
-"""Largest difference of two affines' entries, mm, for one grid."""
+_GRID_MM: Final = 1e-3
+_GRID_VOXELS: Final = 1e-3
+"""Two grids are one if no corner lies farther apart than this, in mm or in voxels."""
 _CORNER_MM: Final = 0.1
-"""Largest distance of a corner between a header's two placements, mm."""
+"""Largest distance of a corner between a header's two placements."""
 _SHEAR: Final = 1e-3
 _LEAST_OVERLAP: Final = 0.5
 
@@ -38,77 +41,130 @@ class Refusal:
         return CaseError(found, expected, do, code=code, research_id=self.research_id, sequence=self.sequence)
 
 
-def find_file(folder: Path, name: str) -> Path | None:
-    """The file of a volume in a case folder; None if there is none."""
-    return next(
-        (folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()), None
-    )
+@dataclass(frozen=True)
+class Loaded:
+    """A volume that passed every check that concerns it alone.
+
+    Attributes:
+        array: float64 (I, J, K), or (I, J, K, N) for a 4-D diffusion series.
+        affine: (4, 4) voxel index → RAS+ mm.
+        stored_as: Numeric type in the file.
+        sha256: Of the file.
+    """
+
+    array: NDArray[np.float64]
+    affine: NDArray[np.float64]
+    stored_as: str
+    sha256: str
 
 
-def read_volume(path: Path, research_id: str, name: str) -> Volume:
-    """Read one volume with its header checked.
+def find_file(root: Path, folder: Path, stem: str, research_id: str, name: str) -> Path | None:
+    """The file of a volume in a case folder; None if there is none.
+
+    Raises:
+        CaseError: S01 there are two, so that neither can be trusted; X8 it is a link out of the data root.
+    """
+    found = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+    refused = Refusal(research_id, name)
+    if len(found) > 1:
+        raise refused("S01", f"two files for {stem}", "one", "remove the one that does not belong there")
+    if found and not found[0].resolve().is_relative_to(root.resolve()):
+        raise refused("X8", "a link to a file outside the source folder", "the file itself", "copy it there")
+    return found[0] if found else None
+
+
+def read_volume(path: Path, research_id: str, name: str) -> Loaded:
+    """Read one volume and check it.
 
     Raises:
         CaseError: S25, S26, S28, S29 from the file itself; S09 sheared; S10 contradictory placement; S18 NaN or
-            infinite; S24 a fourth dimension; S19 constant.
+            infinite; S24 a fourth dimension; S19 constant; S26 an 8-bit ADC map.
     """
     refused = Refusal(research_id, name)
-    volume = read_nifti(path, np.float64, research_id=research_id, sequence=name)
-    header = _header(path)
-    if header.get_data_dtype() == np.uint8 and name in (seq.ADC, seq.TUMOR_ADC):
+    stored = read_stored(path, research_id=research_id, sequence=name)
+    if stored.raw.dtype.itemsize == 1 and name in (seq.ADC, seq.TUMOR_ADC):
         raise refused(
             "S26", "an 8-bit ADC map", "measured values", "deliver the map itself, not a picture of it"
         )
-    if volume.array.ndim != 3:
-        raise refused("S24", f"{volume.array.ndim} dimensions", "3", "deliver one volume per sequence")
-    _check_placement(header, refused)
-    axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
+    if stored.raw.ndim != (4 if name == DWI else 3):
+        expected = "4, one volume per b-value" if name == DWI else "3"
+        raise refused(
+            "S24", f"{stored.raw.ndim} dimensions", expected,
+            "deliver one volume per sequence, or a series named dwi with its .bval list",
+        )  # fmt: skip
+    if stored.unit not in ("mm", "unknown"):
+        raise refused("S28", f"a grid in {stored.unit}s", "millimeters", "export it in millimeters")
+    _check_placement(stored, refused)
+    axes = stored.affine[:3, :3] / np.linalg.norm(stored.affine[:3, :3], axis=0)
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if shear > _SHEAR:
         raise refused("S09", f"axes off a right angle by {shear:.3g}", f"at most {_SHEAR:g}")
-    if not np.isfinite(volume.array).all():
-        bad = int(np.count_nonzero(~np.isfinite(volume.array)))
+    array = np.asarray(stored.values(np.float64))
+    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+    if bad:
         raise refused("S18", f"{bad} voxels are NaN or infinite", "finite values", "export the volume again")
-    target = name in (seq.TUMOR_LABEL, seq.TUMOR_ADC)
-    if not target and float(volume.array.min()) == float(volume.array.max()):
-        raise refused("S19", "a constant volume", "an image", "export the volume again")
-    return volume
+    if name not in TARGETS:
+        for part in np.moveaxis(array, 3, 0) if array.ndim == 4 else (array,):
+            if part.min() == part.max():
+                raise refused("S19", "a constant volume", "an image", "export the volume again")
+    return Loaded(array, stored.affine, stored.raw.dtype.newbyteorder("=").name, stored.sha256)
 
 
-def _header(path: Path) -> Any:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-        return nib.Nifti1Image.header_class.from_fileobj(stream, check=False)
+def _corners(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """(8, 4) homogeneous voxel indices of a grid's corners."""
+    return np.array([(*corner, 1.0) for corner in product(*((0.0, n - 1.0) for n in shape[:3]))])
 
 
-def _check_placement(header: Any, refused: Refusal) -> None:
-    sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if sform == 0 and qform == 0:
+def _apart_mm(shape: tuple[int, ...], one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """How far two placements of one array lie apart at its farthest corner."""
+    difference = _corners(shape) @ (one - other).T
+    return float(np.linalg.norm(difference[:, :3], axis=1).max())
+
+
+def _check_placement(stored: StoredVolume, refused: Refusal) -> None:
+    if stored.sform is None and stored.qform is None:
         raise refused("S10", "a header without placement", "sform or qform", "export with geometry")
-    if sform > 0 and qform > 0:
-        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
-        corners[:, :3] *= np.asarray(header.get_data_shape()[:3]) - 1
-        difference = corners @ (header.get_sform() - header.get_qform()).T
-        worst = float(np.linalg.norm(difference[:, :3], axis=1).max())
-        if worst > _CORNER_MM:
+    if stored.sform is not None and stored.qform is not None:
+        worst = _apart_mm(stored.raw.shape, stored.sform, stored.qform)
+        if not worst <= _CORNER_MM:
             raise refused("S10", f"two placements {worst:.2f} mm apart", f"at most {_CORNER_MM} mm")
 
 
-def check_same_grid(volume: Volume, adc: Volume, research_id: str, name: str) -> None:
-    """A volume must lie on the ADC map's grid, voxel by voxel.
+def same_grid(one: Loaded, other: Loaded) -> bool:
+    """Whether two volumes share every voxel."""
+    if one.array.shape[:3] != other.array.shape[:3]:
+        return False
+    tolerance = max(_GRID_MM, _GRID_VOXELS * min(spacing_mm(other.affine)))
+    return _apart_mm(one.array.shape, one.affine, other.affine) <= tolerance
+
+
+def aligned(volume: Loaded, adc: Loaded, research_id: str, name: str) -> Loaded:
+    """The volume in the ADC map's axis order: the same voxels, permuted or flipped, never resampled.
 
     Raises:
-        CaseError: S20 for targets, S08 for diffusion-weighted images.
+        CaseError: Its voxels are not the ADC map's: S20 for targets, S08 for diffusion-weighted images.
     """
-    if volume.array.shape != adc.array.shape or np.abs(volume.affine - adc.affine).max() > _GRID_TOLERANCE:
-        code = "S20" if name in (seq.TUMOR_LABEL, seq.TUMOR_ADC) else "S08"
+    turned = volume if same_grid(volume, adc) else _turned(volume, adc)
+    if not same_grid(turned, adc):
+        code = "S20" if name in TARGETS else "S08"
         raise Refusal(research_id, name)(
-            code, f"shape {volume.array.shape} or placement unlike the ADC map's", f"the ADC grid {adc.array.shape}",
-            "deliver it on the ADC map's own grid; it is never resampled",
+            code, f"shape {volume.array.shape[:3]} or placement unlike the ADC map's",
+            f"the ADC grid {adc.array.shape}", "deliver it on the ADC map's own grid; it is never resampled",
         )  # fmt: skip
+    return turned
+
+
+def _turned(volume: Loaded, adc: Loaded) -> Loaded:
+    axes = nib.orientations.io_orientation(np.linalg.inv(adc.affine) @ volume.affine)
+    if np.isnan(axes).any():
+        return volume
+    turned = nib.orientations.apply_orientation(volume.array, axes)
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(axes, volume.array.shape[:3])
+    return replace(volume, array=np.ascontiguousarray(turned), affine=affine)
 
 
 def on_adc_grid(
-    volume: Volume, adc: Volume, research_id: str, name: str
+    volume: Loaded, adc: Loaded, research_id: str, name: str
 ) -> tuple[NDArray[np.float32], float]:
     """An anatomical volume on the ADC grid (linear), and the share of the grid that it covers.
 
@@ -117,80 +173,30 @@ def on_adc_grid(
     """
     import SimpleITK as sitk  # noqa: N813
 
-    if volume.array.shape == adc.array.shape and np.abs(volume.affine - adc.affine).max() <= _GRID_TOLERANCE:
+    if same_grid(volume, adc):
         return volume.array.astype(np.float32), 1.0
-    moving, fixed = _sitk(volume), _sitk(adc)
-    resampled = sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkLinear, 0.0)
-    cover = sitk.Resample(
-        _sitk(Volume(np.ones_like(volume.array), volume.affine)),
-        fixed,
-        sitk.Transform(),
-        sitk.sitkNearestNeighbor,
-        0.0,
-    )
+    fixed = _sitk(adc.array, adc.affine)
+    cover = _sitk(np.ones(volume.array.shape), volume.affine)
+    cover = sitk.Resample(cover, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
     overlap = float(sitk.GetArrayViewFromImage(cover).mean())
     if overlap < _LEAST_OVERLAP:
         raise Refusal(research_id, name)(
             "S08", f"{overlap:.0%} of the ADC grid covered", f"at least {_LEAST_OVERLAP:.0%}",
             "deliver the sequence of the same region",
         )  # fmt: skip
+    moving = _sitk(volume.array, volume.affine)
+    resampled = sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkLinear, 0.0)
     return sitk.GetArrayFromImage(resampled).transpose(2, 1, 0).astype(np.float32), overlap
 
 
-def _sitk(volume: Volume) -> Any:
-    """The volume as a SimpleITK image: RAS+ millimeters become LPS+, a fresh header without text."""
+def _sitk(array: NDArray[np.floating], affine: NDArray[np.floating]) -> Any:
+    """The array as a SimpleITK image: RAS+ millimeters become LPS+, a fresh header without text."""
     import SimpleITK as sitk  # noqa: N813
 
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.transpose(2, 1, 0), dtype=np.float32))
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    image.SetOrigin(affine[:3, 3].tolist())
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0), dtype=np.float32))
+    placed = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(placed[:3, :3], axis=0)
+    image.SetOrigin(placed[:3, 3].tolist())
     image.SetSpacing(spacing.tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    image.SetDirection((placed[:3, :3] / spacing).ravel().tolist())
     return image
-
-
-def label_presence(
-    label: NDArray[np.floating], wanted: frozenset[int] | None, research_id: str
-) -> NDArray[np.bool_]:
-    """Presence from a label volume.
-
-    Args:
-        label: (I, J, K).
-        wanted: Labels that mean tumor; None accepts 0 and 1 only.
-        research_id: For the message.
-
-    Raises:
-        CaseError: S22, soft labels or labels nobody declared.
-    """
-    refused = Refusal(research_id, seq.TUMOR_LABEL)
-    values = np.unique(label)
-    if not np.array_equal(values, np.round(values)):
-        raise refused("S22", "a soft label", "whole numbers", "threshold it where it was made")
-    allowed = {0} | ({1} if wanted is None else set(wanted))
-    unknown = [int(v) for v in values if int(v) not in allowed]
-    if unknown:
-        raise refused(
-            "S22",
-            f"labels {unknown[:5]}",
-            f"0 or {sorted(allowed - {0})}",
-            "say which labels mean tumor: --label-values",
-        )
-    return label > 0
-
-
-def parse_labels(text: str | None) -> frozenset[int] | None:
-    """``1-5`` or ``1,3`` → the labels; None stays None.
-
-    Raises:
-        ValueError: Anything else.
-    """
-    if text is None:
-        return None
-    labels: set[int] = set()
-    for part in text.split(","):
-        low, dash, high = part.partition("-")
-        labels |= set(range(int(low), int(high) + 1)) if dash else {int(low)}
-    if not labels or min(labels) < 1:
-        raise ValueError("labels start at 1")
-    return frozenset(labels)

@@ -41,7 +41,7 @@ _ORGAN: Final[dict[str, tuple[str, str]]] = {
     "bladder": ("bladder", "bladder_cancer"), "rectum": ("rectum", "rectal_cancer"),
 }  # fmt: skip
 _SOFT: Final = (*FAT, Structure.MUSCLE)
-_HALO_SHARE: Final = 0.58
+_HALO_SHARE: Final = 0.66
 """Share of tumor in a halo's voxels."""
 _GRADE_ADC: Final = -0.045
 """ADC shift per grade step away from 3, 1e-3 mm²/s."""
@@ -152,7 +152,7 @@ def _site_and_tissue(group: str, primary: str, u: float) -> tuple[str, str]:
 def _with_doubt(lesions: list[LesionPlan], rng: np.random.Generator) -> list[LesionPlan]:
     """Make some lesions faint, some haloed, and some pairs alike; the draws do not depend on the lesions."""
     pair_u, near_u, faint_u, order = rng.random(), rng.random(), rng.random(), rng.permutation(MAX_LESIONS)
-    halo_u, faint_share, faint_adc = rng.random(MAX_LESIONS), rng.uniform(0.55, 0.8), rng.uniform(0.95, 1.12)
+    halo_u, faint_share, faint_adc = rng.random(MAX_LESIONS), rng.uniform(0.58, 0.84), rng.uniform(0.92, 1.08)
     volume_u = np.exp(rng.normal(np.log(2.2), 0.45, 2))
     out = list(lesions)
     open_ones = [
@@ -169,7 +169,8 @@ def _with_doubt(lesions: list[LesionPlan], rng: np.random.Generator) -> list[Les
                          volume_ml=float(np.clip(out[n].volume_ml, 0.8, 8.0)))  # fmt: skip
     for n, lesion in enumerate(out):
         if lesion.faint == 1.0 and lesion.kind == "untreated" and halo_u[n] < 0.3 and lesion.volume_ml > 1.5:
-            out[n] = replace(lesion, halo=0.35 + 0.5 * float(halo_u[n]) / 0.3 * 0.5)
+            share = 0.35 + 0.25 * float(halo_u[n]) / 0.3
+            out[n] = replace(lesion, halo=share, volume_ml=min(lesion.volume_ml, 15.0))
     return out
 
 

@@ -46,7 +46,7 @@ def keep_probability(volume_ml: float, contrast: float, adc: float, group: str) 
         group: ``bone``, ``node`` or ``primary``.
     """
     size = 0.95 - 0.35 * float(np.clip(np.log(1.0 / max(volume_ml, 1e-3)) / np.log(5.0), 0.0, 1.0))
-    logit = np.log(max(contrast, 1e-3) / 2.9) / 0.11 - max(0.0, adc - 1.3) / 0.18 + _SITE[group]
+    logit = np.log(max(contrast, 1e-3) / 3.05) / 0.11 - max(0.0, adc - 1.3) / 0.18 + _SITE[group]
     return float(np.clip(size / (1.0 + np.exp(-logit)), 0.03, 0.97))
 
 
@@ -56,7 +56,7 @@ def whole_probability(halo_contrast: float) -> float:
     Args:
         halo_contrast: High-b signal of the halo relative to the muscle reference.
     """
-    return float(np.clip(1.0 / (1.0 + np.exp(-(halo_contrast - 3.2) / 0.5)), 0.15, 0.85))
+    return float(np.clip(1.0 / (1.0 + np.exp(-(halo_contrast - 3.4) / 0.5)), 0.15, 0.85))
 
 
 def pair_law(first: LesionTruth, second: LesionTruth, distance_mm: float, near: bool) -> PairTruth:

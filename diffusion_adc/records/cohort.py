@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_adc.domain import sequences as seq
-from diffusion_adc.domain.case import Case
+from diffusion_adc.domain.case import Case, check_research_id
 from diffusion_adc.domain.clinical import Covariates
 from diffusion_adc.domain.cohort import Cohort
-from diffusion_adc.domain.errors import CohortError, UsageError
+from diffusion_adc.domain.errors import CaseError, CohortError, UsageError
 from diffusion_adc.domain.units import spacing_mm
 from diffusion_adc.records.atomic import write_csv, write_json
 from diffusion_adc.records.nifti import Volume, read_nifti, write_nifti
@@ -30,6 +30,8 @@ DTYPES: Final[Mapping[str, type[np.generic]]] = {seq.VALID: np.uint8, seq.TUMOR_
 _CASE_FIELDS: Final = tuple(f.name for f in fields(Case))
 CASE_COLUMNS: Final = ("case_id", *_CASE_FIELDS)
 _CLINICAL_COLUMNS: Final = ("research_id", *(f.name for f in fields(Covariates)))
+WITHDRAWN: Final = "withdrawn.jsonl"
+"""Tombstones, one JSON object per line."""
 _MANIFEST: Final = ("provenance", "legal_basis", "id_pattern", "digest")
 
 
@@ -161,7 +163,7 @@ def read_cohort(cohort_dir: Path) -> Cohort:
             "cases.csv or clinical.csv differ from the manifest's digest",
             do="restore them or make the cohort again",
         )
-    effective = replace(cohort, withdrawn=_withdrawn(cohort_dir / "withdrawn.jsonl"))
+    effective = replace(cohort, withdrawn=withdrawn_ids(cohort_dir))
     if not effective.cases:
         raise CohortError("no case in the cohort", "at least one", "add cases")
     return effective
@@ -221,14 +223,22 @@ def _covariates(row: Mapping[str, str]) -> Covariates:
     return Covariates(**values)
 
 
-def _withdrawn(path: Path) -> frozenset[str]:
-    """Tombstones. A file that cannot be read stops everything: a withdrawal must never be forgotten."""
+def withdrawn_ids(cohort_dir: Path) -> frozenset[str]:
+    """Research IDs of the persons who withdrew from the cohort.
+
+    Raises:
+        CohortError: The tombstones cannot be read; nothing may go on then, or a withdrawal would be forgotten.
+    """
+    path = cohort_dir / WITHDRAWN
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        return frozenset(str(json.loads(line)["research_id"]) for line in lines if line.strip())
+        # An ID with a slip of the pen would match nobody, and the withdrawal would be forgotten in silence.
+        return frozenset(
+            check_research_id(str(json.loads(line)["research_id"])) for line in lines if line.strip()
+        )
     except FileNotFoundError:
         return frozenset()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, CaseError):
         raise CohortError(
             "withdrawn.jsonl has an unreadable line", "one tombstone per line",
             "restore it before anything is read",

@@ -69,16 +69,20 @@ def read_maps_manifest(maps_dir: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: The folder holds no tumor maps.
+        CohortError: maps.json is damaged.
     """
     try:
-        return json.loads((maps_dir / "maps.json").read_text())
-    except FileNotFoundError:
+        manifest: Any = json.loads((maps_dir / "maps.json").read_text(encoding="utf-8"))
+        if isinstance(manifest, dict):
+            return manifest
+        raise ValueError("not a manifest")
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"no tumor maps in {maps_dir.name or '.'}",
             "a folder with maps.json",
             "make one with `diffusion-adc draw`",
         ) from None
-    except ValueError:
+    except (OSError, ValueError):
         raise CohortError("maps.json is damaged", "JSON", "draw the maps again") from None
 
 
@@ -96,7 +100,10 @@ def read_map_record(maps_dir: Path, case_id: str) -> dict[str, Any]:
         CohortError: It is missing or damaged.
     """
     try:
-        return json.loads((maps_dir / case_id / "case.json").read_text())
+        record: Any = json.loads((maps_dir / case_id / "case.json").read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            return record
+        raise ValueError("not a record")
     except (OSError, ValueError):
         raise CohortError(f"the map of {case_id} is missing or damaged", do="draw it again") from None
 
@@ -106,9 +113,12 @@ def read_map_volume(maps_dir: Path, case_id: str, name: str) -> Volume:
 
     Raises:
         CaseError: S25 missing, damaged or not the one recorded.
-        CohortError: case.json is missing or damaged.
+        CohortError: case.json is missing or damaged, or records no such volume.
     """
-    digest = read_map_record(maps_dir, case_id)["sha256"].get(name)
+    digests = read_map_record(maps_dir, case_id).get("sha256")
+    if not isinstance(digests, dict) or name not in digests:
+        raise CohortError(f"the map of {case_id} has no {name}", "one with its SHA-256", "draw it again")
+    digest = digests[name]
     volume = read_nifti(
         maps_dir / case_id / f"{name}.nii.gz", MAP_VOLUMES[name], sha256=digest, sequence=name
     )

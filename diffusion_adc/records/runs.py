@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in sorted(folder.glob("**/record.json")):
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
+            continue
+        if not isinstance(record, dict):
             continue
         rows.append(
             {
@@ -34,8 +37,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
 def _best(metrics: Path) -> float | None:
     try:
-        with metrics.open(newline="") as stream:
+        with metrics.open(newline="", encoding="utf-8") as stream:
             values = [float(row["val/loss"]) for row in csv.DictReader(stream) if row.get("val/loss")]
-    except (OSError, ValueError):
+    except (OSError, ValueError, csv.Error):
         return None
-    return min(values, default=None)
+    return min((value for value in values if math.isfinite(value)), default=None)

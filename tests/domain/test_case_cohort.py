@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -63,6 +63,18 @@ def test_good_research_ids_pass(research_id: str) -> None:
         ({"provenance": "stolen"}, None),
         ({"tumor_status": "maybe"}, None),
         ({"exam_order": 0}, None),
+        ({"exam_order": 100}, None),
+        ({"b_high": float("nan")}, "S12"),
+        ({"b_low": 800.0, "b_high": 800.0}, "S12"),
+        ({"field_t": float("nan")}, None),
+        ({"field_t": -1.5}, None),
+        ({"scanner": "a;b"}, None),
+        ({"scanner": "a\nb"}, None),
+        ({"declared": ("",)}, None),
+        ({"readers": ("../R1",)}, "X8"),
+        ({"files": FILES | {"t1w": "A" * 64}}, "X8"),
+        ({"files": FILES | {"../t1w": "a" * 64}}, "X8"),
+        ({"files": FILES | {"readers/R9/tumor_adc": "a" * 64}}, "X8"),
     ],
 )
 def test_contradictions_are_refused_with_the_research_id(change: dict[str, object], code: str | None) -> None:
@@ -151,6 +163,91 @@ def test_digest_sees_every_hash_and_every_covariate() -> None:
     assert replace(whole, cases=whole.cases[::-1]).digest == whole.digest
 
 
+def test_a_withdrawn_persons_covariates_go_with_the_cases() -> None:
+    rows = {"SIM-00001": Covariates(age_years=63), "SIM-00004": Covariates(age_years=70)}
+    less = replace(cohort(), clinical=rows, withdrawn=frozenset({"SIM-00004"}))
+    assert set(less.clinical) == {"SIM-00001"}
+
+
+def test_numbers_of_any_library_give_one_digest() -> None:
+    """A NumPy integer in a row would change the digest once the table is read back as plain text."""
+    plain = Case("SIM-00001", exam_order=1, study_order=7, b_low=50, field_t=1.5, files=FILES)
+    odd = Case(
+        "SIM-00001", exam_order=np.int64(1), study_order=np.uint8(7), b_low=np.float32(50),
+        field_t=np.float64(1.5), files=FILES,
+    )  # fmt: skip
+    rows = [
+        Covariates(recurrence=True, age_years=63),
+        Covariates(recurrence=np.bool_(True), age_years=np.int32(63)),
+    ]  # type: ignore[arg-type]
+    first, second = (Cohort((c,), {"SIM-00001": r}) for c, r in zip((plain, odd), rows, strict=True))
+    assert first.digest == second.digest
+    with pytest.raises(TypeError):
+        Case("SIM-00001", exam_order=1.5, files=FILES)  # type: ignore[arg-type]
+
+
+CHANGES: dict[str, object] = {
+    "exam_order": 2, "study_order": 9, "split": "val", "anatomy": "pelvis", "provenance": "public",
+    "readers": ("R1",), "tumor_status": "absent", "b_low": 0, "b_high": 800, "adc_unit_source": "sidecar",
+    "scanner": "B", "field_t": 3, "declared": ("missing:t1w",), "files": FILES | {"t1w": "c" * 64},
+    "research_id": "SIM-00002",
+}  # fmt: skip
+
+
+def test_digest_sees_every_field_of_a_row() -> None:
+    case = Case("SIM-00001", exam_order=1, files=FILES)
+    assert set(CHANGES) == {f.name for f in fields(Case)}
+    digests = {Cohort((replace(case, **{name: value}),)).digest for name, value in CHANGES.items()}  # type: ignore[arg-type]
+    assert len(digests | {Cohort((case,)).digest}) == len(CHANGES) + 1
+
+
+def test_a_restricted_case_cannot_hide_in_a_public_cohort() -> None:
+    case = Case("SIM-00001", exam_order=1, files=FILES)
+    with pytest.raises(CohortError, match="restricted"):
+        Cohort((case,), provenance="public")
+    assert Cohort((replace(case, provenance="public"),), provenance="restricted").cases
+
+
+def test_a_cohort_may_narrow_its_ids() -> None:
+    case = Case("SIM-00001", exam_order=1, files=FILES)
+    assert Cohort((case,), id_pattern=r"SIM-[0-9]{5}").cases
+    with pytest.raises(CaseError):
+        Cohort((case,), id_pattern=r"PICAI-[0-9]{5}")
+
+
+@given(st.integers(1, 40), st.integers(0, 5), st.sampled_from(["person", "temporal"]))
+@settings(max_examples=30, deadline=None)
+def test_every_person_has_one_split_in_cohorts_of_any_size(persons: int, seed: int, kind: str) -> None:
+    split = cohort(persons).resplit(kind, seed=seed)
+    where = {(case.research_id, case.split) for case in split.cases}
+    assert len(where) == persons
+    assert len(split.cases) == 2 * persons
+    shares = [sum(s == name for _, s in where) for name in ("train", "val", "test")]
+    np.testing.assert_allclose(shares, np.array([0.6, 0.15, 0.25]) * persons, atol=1.01)
+
+
+def test_scanner_split_moves_a_person_seen_on_a_held_out_scanner() -> None:
+    cases = [
+        Case(f"SIM-{p:05d}", exam_order=e + 1, files=FILES, scanner="rare" if (p, e) == (3, 1) else "usual")
+        for p in range(12)
+        for e in range(2)
+    ]
+    split = Cohort(tuple(cases)).resplit("scanner")
+    assert {case.research_id for case in split.split("test")} == {"SIM-00003"}
+    assert len(split.split("test")) == 2
+
+
+def test_a_temporal_split_needs_an_order() -> None:
+    cases = tuple(Case(f"SIM-{p:05d}", exam_order=1, files=FILES) for p in range(5))
+    with pytest.raises(CohortError, match="order"):
+        Cohort(cases).resplit("temporal")
+
+
+def test_ages_above_89_are_pooled_and_whole() -> None:
+    assert Covariates(age_years=97.4).age_years == 90
+    assert Covariates(age_years=63.9).age_years == 63
+
+
 def test_unknown_covariates_are_told_from_zero() -> None:
     values, known = clinical.encode(Covariates(age_years=65.0, recurrence=False))
     names = dict(zip(clinical.FEATURES, zip(values, known, strict=True), strict=True))
@@ -177,6 +274,10 @@ def test_only_wanted_covariates_are_known() -> None:
         {"stage": "V"},
         {"primary": "toe"},
         {"psa_ng_ml": -2.0},
+        {"age_years": float("nan")},
+        {"ldh_u_l": float("inf")},
+        {"recurrence": "no"},
+        {"comorbidity": 2},
     ],
 )
 def test_impossible_covariates_are_refused(wrong: dict[str, object]) -> None:
@@ -191,3 +292,8 @@ def test_errors_survive_a_process_border_and_stay_one_line(kind: type[DiffusionA
     assert type(again) is kind
     assert str(again) == str(error) == "S02 SIM-00001 adc: found; expected expected; do"
     assert again.exit_code == kind.exit_code
+
+
+@pytest.mark.parametrize("broken", ["a\nb", "a\r\nb", "a\u2028b", "a\x0bb"])
+def test_a_line_break_in_what_was_found_stays_on_one_line(broken: str) -> None:
+    assert str(UsageError(broken, "one line")) == "a b; expected one line"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import curve_fit
 
 from diffusion_adc.domain import signal, units
 from diffusion_adc.domain.errors import CaseError, UsageError
@@ -44,7 +45,14 @@ def test_aliases_are_known(alias: str) -> None:
     assert units.adc_factor(alias) in FACTORS.values()
 
 
-@pytest.mark.parametrize("unit", ["", "s/mm2", "1e-9", "furlong"])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("1.0", 1e3), ("0.001", 1), ("1e-06", 1e-3), (" 1e-3 ", 1), ("0.000001", 1e-3)]
+)
+def test_a_unit_may_be_spelt_as_any_number(unit: str, factor: float) -> None:
+    assert units.adc_factor(unit) == factor
+
+
+@pytest.mark.parametrize("unit", ["nan", "inf", "-1", "0", "1e-2", "", "s/mm2", "1e-9", "furlong"])
 def test_unknown_unit_is_wrong_usage(unit: str) -> None:
     with pytest.raises(UsageError):
         units.adc_factor(unit)
@@ -79,6 +87,24 @@ def test_log_linear_fit_is_exact_without_noise_and_equals_polyfit(seed: int, wei
         assert own[index] == pytest.approx(-1000 * slope, rel=1e-4)
 
 
+def test_weighted_fit_is_the_maximum_likelihood_one_for_little_noise() -> None:
+    """Against scipy's nonlinear fit of the model itself: weights S² make the two agree to first order."""
+    rng = np.random.default_rng(5)
+    b = np.array([50.0, 400.0, 800.0, 1200.0])
+    for adc in (0.3, 0.9, 2.2):
+        noisy = 500 * np.exp(-b * adc / 1000) + rng.normal(0, 0.2, b.size)
+        (_, slope), _ = curve_fit(lambda x, s0, d: s0 * np.exp(-x * d / 1000), b, noisy, p0=(400, 1))
+        assert signal.fit_adc(noisy, b) == pytest.approx(slope, rel=2e-4)
+
+
+def test_the_fit_takes_any_shape_and_refuses_a_wrong_count_of_b_values() -> None:
+    for shape in ((), (1,), (2, 3, 1)):
+        assert signal.fit_adc(np.ones((3, *shape)), [0, 500, 1000]).shape == shape
+    for b in ([0.0], [0.0, 500.0, 1000.0]):
+        with pytest.raises(ValueError, match="one b-value per volume"):
+            signal.fit_adc(np.ones((2, 4)), b)
+
+
 def test_signals_that_are_not_positive_have_no_adc() -> None:
     adc = signal.two_point_adc([10.0, 0.0, -1.0, 10.0], [5.0, 5.0, 5.0, 0.0], 0, 1000)
     assert np.isfinite(adc).tolist() == [True, False, False, False]
@@ -106,6 +132,40 @@ def test_noise_level_of_rayleigh_air(sigma: float) -> None:
     assert signal.noise_sigma(image) == pytest.approx(sigma, rel=0.12)
 
 
+@given(st.integers(0, 1000), st.sampled_from([1, 4, 10]), st.sampled_from([0.0, 0.35]))
+@settings(max_examples=30, deadline=None)
+def test_averaged_or_ghosted_air_is_still_air(seed: int, averages: int, ghost: float) -> None:
+    rng = np.random.default_rng(seed)
+    air = rng.rayleigh(3.0, (averages, 96, 96, 8)).mean(axis=0)
+    air[:8, :8] += ghost * 40 * rng.random((8, 8, 8))  # one corner alone is brighter
+    air[30:66, 30:66] += 200
+    # The darkest of four corners of 200 voxels each lies up to a fifth below the truth.
+    assert signal.noise_sigma(air) == pytest.approx(3.0, rel=0.25)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 1), (7, 5, 1), (40, 40, 4), (96, 80, 8)])
+def test_a_crop_without_air_loses_no_voxel(shape: tuple[int, int, int]) -> None:
+    """Tissue in the corners taken for noise would mark everything but the brightest organ as invalid."""
+    rng = np.random.default_rng(2)
+    i, j, _ = np.indices(shape)
+    smooth = 150 + 100 * np.sin(i / 9) * np.cos(j / 11)
+    adc = np.full(shape, 1.2, dtype=np.float32)
+    for image in (rng.normal(100, 12, shape), smooth + rng.normal(0, 5, shape), np.full(shape, 80.0)):
+        assert signal.noise_sigma(image) == 0
+        assert signal.validity_mask(adc, image, image * 0.4).all()
+
+
+def test_zero_filled_air_is_air() -> None:
+    """Scanners reconstruct to up to twice the acquired matrix: neighbors in air are then correlated."""
+    rng = np.random.default_rng(4)
+    fourier = np.zeros((128, 128, 6), dtype=complex)
+    fourier[32:96, 32:96] = np.fft.fftshift(
+        np.fft.fft2(rng.normal(size=(64, 64, 6)) + 1j * rng.normal(size=(64, 64, 6)), axes=(0, 1)), (0, 1)
+    )
+    image = np.abs(np.fft.ifft2(np.fft.ifftshift(fourier, (0, 1)), axes=(0, 1))) * 4
+    assert signal.noise_sigma(image) == pytest.approx(1.0, rel=0.15)
+
+
 def test_masked_background_has_no_noise_level() -> None:
     image = np.zeros((20, 20, 4))
     image[5:15, 5:15] = 100
@@ -116,11 +176,16 @@ def test_validity_leaves_out_every_reason() -> None:
     adc = np.full((40, 40, 4), 1.0, dtype=np.float32)
     adc[20, 20, :4] = [np.nan, -0.1, 0.0, 4.095]
     low = np.full(adc.shape, 1000.0)
-    low[:4, :4] = low[:4, -4:] = low[-4:, :4] = low[-4:, -4:] = 1.2  # air
-    low[21, 21, 0] = 1.0
-    valid = signal.validity_mask(adc, low, low)
+    air = np.random.default_rng(0).rayleigh(1.0, (80, 80, 4))
+    low[:5], low[-5:], low[:, :5], low[:, -5:] = air[:5, :40], air[5:10, :40], air[:40, :5], air[:40, 5:10]
+    low[21, 21, :2] = [4.0, 6.0]  # σ is 1: below 5 σ of the low b, above 2 σ of the high b
+    high = low.copy()
+    high[22, 22, :2] = [1.5, 3.0]
+    valid = signal.validity_mask(adc, low, high)
     assert not valid[20, 20].any()
-    assert not valid[21, 21, 0]
+    assert valid[21, 21].tolist() == [False, True, True, True]
+    assert valid[22, 22].tolist() == [False, True, True, True]
+    assert not valid[:4, :4].any()
     assert valid[10:19, 10:19].all()
     assert signal.validity_mask(adc)[0, 0, 0]
 

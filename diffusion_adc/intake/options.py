@@ -1,0 +1,120 @@
+"""What the user declares about the files: nothing is guessed, whatever is missing or unknown is said aloud."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from diffusion_adc.domain import sequences as seq
+from diffusion_adc.domain.case import PROVENANCES
+from diffusion_adc.domain.errors import UsageError
+
+UNKNOWN: Final = "unknown"
+DWI: Final = "dwi"
+"""A 4-D file with several b-values, split into `DWI_LOW` and `DWI_HIGH` by its ``.bval`` list."""
+SUFFIXES: Final = (".nii.gz", ".nii")
+TARGETS: Final = (seq.TUMOR_LABEL, seq.TUMOR_ADC)
+DWIS: Final = (seq.DWI_LOW, seq.DWI_HIGH)
+_NAMED: Final = (*seq.SEQUENCES, *TARGETS, DWI)
+_MAY_BE_MISSING: Final = (*seq.OPTIONAL_SEQUENCES, seq.TUMOR_LABEL)
+_STEM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """What the user declares about the files.
+
+    Attributes:
+        layout: ``nifti``: a folder per case, files named by sequence.
+        names: File names by volume where they differ from the volume's own name.
+        id_prefix: Joined to bare numbers with a hyphen.
+        allow_missing: Optional sequences that may be missing; ``tumor_label`` allows cases without a target.
+        b_values: ``dwi_low`` and ``dwi_high`` → s/mm² or ``unknown``; with a 4-D ``dwi``, the pair wanted.
+        adc_unit: Size of the stored ADC's unit in mm²/s.
+        label_values: Labels that mean tumor, ``1-5`` or ``1,3``; None accepts 0 and 1 only.
+        provenance: restricted, public or synthetic.
+        tumor_free_ok: An empty target means a tumor-free case; otherwise it is refused.
+        overwrite: Replace a cohort that is already there.
+
+    Raises:
+        UsageError: Something is declared that does not exist.
+    """
+
+    layout: str = "nifti"
+    names: Mapping[str, str] = field(default_factory=dict)
+    id_prefix: str = ""
+    allow_missing: tuple[str, ...] = ()
+    b_values: Mapping[str, str] = field(default_factory=dict)
+    adc_unit: str | None = None
+    label_values: str | None = None
+    provenance: str = "restricted"
+    tumor_free_ok: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layout != "nifti":
+            raise UsageError(f"layout {self.layout!r}", "nifti")
+        if self.provenance not in PROVENANCES:
+            raise UsageError(f"provenance {self.provenance!r}", f"one of {', '.join(PROVENANCES)}")
+        for name in self.names:
+            if name not in _NAMED:
+                raise UsageError(f"--names {name}", f"one of {', '.join(_NAMED)}")
+            if not _STEM.fullmatch(self.stem(name)):
+                raise UsageError(f"--names {name}=…", "a file name of letters, digits, - and _")
+        if not re.fullmatch(r"[A-Za-z]{0,16}", self.id_prefix, re.ASCII):
+            raise UsageError(f"--id-prefix {self.id_prefix!r}", "at most 16 letters", "leave out the hyphen")
+        for name in self.allow_missing:
+            if name not in _MAY_BE_MISSING:
+                raise UsageError(f"--allow-missing {name}", f"some of {', '.join(_MAY_BE_MISSING)}")
+        for name in self.b_values:
+            if name not in DWIS:
+                raise UsageError(f"--b {name}", f"{seq.DWI_LOW} or {seq.DWI_HIGH}")
+            self.b_value(name)
+        if self.adc_unit is None:
+            raise UsageError(
+                "no ADC unit", "--adc-unit 1, 1e-3 or 1e-6 (mm²/s)", "state the unit of the ADC maps"
+            )
+        try:
+            parse_labels(self.label_values)
+        except ValueError:
+            raise UsageError(f"--label-values {self.label_values}", "1-5 or 1,3") from None
+
+    def stem(self, name: str) -> str:
+        """The file name of a volume, without suffix."""
+        text = self.names.get(name, name)
+        return next((text.removesuffix(suffix) for suffix in SUFFIXES if text.endswith(suffix)), text)
+
+    def b_value(self, name: str) -> float | None:
+        """The declared b-value in s/mm², None if unknown or not declared."""
+        text = self.b_values.get(name, UNKNOWN)
+        if text == UNKNOWN:
+            return None
+        try:
+            return float(text)
+        except ValueError:
+            raise UsageError(f"--b {name}={text}", "a number in s/mm² or unknown") from None
+
+    @property
+    def tumor_labels(self) -> frozenset[int] | None:
+        """Labels that mean tumor; None where only 0 and 1 are accepted."""
+        return parse_labels(self.label_values)
+
+
+def parse_labels(text: str | None) -> frozenset[int] | None:
+    """``1-5`` or ``1,3`` → the labels; None stays None.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if text is None:
+        return None
+    labels: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        first, last = int(low), int(high) if dash else int(low)
+        if not 1 <= first <= last < 2**16:
+            raise ValueError("labels are 1 to 65535, the lower one first")
+        labels |= set(range(first, last + 1))
+    return frozenset(labels)
