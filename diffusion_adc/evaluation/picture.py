@@ -79,7 +79,7 @@ def case_figure(view: CaseView, k: int | None = None) -> Figure:
 
     k = telling_slice(view) if k is None else k
     plane = _Plane(view, k)
-    figure = Figure(figsize=(15, 6.4), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(15, 5.4), layout="constrained", facecolor="white")
     axes = figure.subplots(2, 5)
     adc_image = plane.gray(axes[0, 1], plane.cut(view.adc), ADC_WINDOW, "gray")
     tumor_image = None

@@ -81,7 +81,10 @@ def read_calibration(run: LoadedRun) -> Calibration | None:
 
 
 def fit_thresholds(
-    run: LoadedRun, cohort_dir: Path, progress: Callable[[int, int], None] | None = None
+    run: LoadedRun,
+    cohort_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
 ) -> Calibration:
     """Draw a cohort's validation cases with the run's own settings and fit τ, base τ and temperature.
 
@@ -91,6 +94,7 @@ def fit_thresholds(
         run: The run.
         cohort_dir: The cohort.
         progress: Called with cases done and cases in all.
+        workers: Draws made at once.
 
     Raises:
         CohortError: No validation case has a reader's map, or none has tumor.
@@ -104,7 +108,7 @@ def fit_thresholds(
     levels = draw_thresholds(run.settings.draws)
     curves, base_curves, temperature = [], [], TemperatureFit()
     for number, case in enumerate(cases, start=1):
-        drawn = draw_native(run, cohort_dir, cohort, case, run.settings)
+        drawn = draw_native(run, cohort_dir, cohort, case, run.settings, workers=workers)
         # A case known to be tumor-free may have no map of its own: its reading is empty.
         readings = presence_readings(cohort_dir, case) or [np.zeros(drawn.adc.shape, dtype=bool)]
         voxel_ml = voxel_volume_ml(drawn.affine)
@@ -146,7 +150,10 @@ def validation_cases(run: LoadedRun, cohort: Cohort) -> list[Case]:
 
 
 def calibration_for(
-    run: LoadedRun, cohort_dir: Path, progress: Callable[[int, int], None] | None = None
+    run: LoadedRun,
+    cohort_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
 ) -> Calibration:
     """The calibration of a run: the stored one, else fitted on its own cohort, else on the one given.
 
@@ -154,6 +161,7 @@ def calibration_for(
         run: The run.
         cohort_dir: The cohort that is to be drawn.
         progress: Called while validation cases are drawn.
+        workers: Draws made at once.
 
     Raises:
         UsageError: None is stored and no validation case is at hand.
@@ -165,7 +173,7 @@ def calibration_for(
         if folder is None or not (folder / "cohort.json").is_file():
             continue
         if validation_cases(run, read_cohort(folder)):
-            return fit_thresholds(run, folder, progress)
+            return fit_thresholds(run, folder, progress, workers)
     raise UsageError(
         f"{run.name} has no {FILE} for this checkpoint and no validation case is at hand",
         "thresholds fixed on validation cases",

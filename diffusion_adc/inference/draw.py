@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,7 @@ def draw_case(
     case: Case,
     calibration: Calibration,
     settings: DrawSettings,
+    workers: int = 1,
 ) -> TumorMap:
     """The tumor map of one case.
 
@@ -52,12 +54,13 @@ def draw_case(
         case: The case.
         calibration: Thresholds and temperature.
         settings: How to draw.
+        workers: Draws made at once.
 
     Raises:
         CaseError: A volume is missing or damaged, or the ADC map has no valid voxel.
         DiffusionAdcError: A value of the map is not the scanner's.
     """
-    drawn = draw_native(run, cohort_dir, cohort, case, settings)
+    drawn = draw_native(run, cohort_dir, cohort, case, settings, workers=workers)
     return build_tumor_map(
         drawn.adc,
         drawn.usable,
@@ -96,7 +99,8 @@ def draw_cohort(
         settings: How to draw; the experiment's own by default.
         checkpoint: ``best`` or ``last``.
         device: ``auto``, ``cpu``, ``cuda`` …
-        threads: Threads of the CPU; left alone by default.
+        threads: Draws made at once on a CPU, one core each; as many as torch has threads by default. The
+            maps do not depend on it.
         resume: Keep complete cases drawn with the same run, settings and inputs.
         command: Words of the command, for the record; never a path.
         progress: Called after every case, validation cases of a first calibration included.
@@ -109,38 +113,51 @@ def draw_cohort(
         CohortError: The cohort or the checkpoint is damaged.
         CaseError: No case at all could be drawn; the first one's reason.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     run = load_run(run_dir, checkpoint, device)
     cohort = read_cohort(cohort_dir)
     chosen = settings or run.settings
     cases = _cases(run, cohort, split)
     _refuse_strangers(out, cases)
     pending = _Pending(len(cases), progress)
-    calibration = calibration_for(run, cohort_dir, pending.calibrating)
-    manifest = _manifest(run, cohort, cases, split, chosen, calibration, checkpoint, command)
-    refused: dict[str, str] = {}
-    first_refusal: DiffusionAdcError | None = None
-    files.write_maps_manifest(out, {**manifest, "complete": False, "refused": {}})
-    for case in cases:
-        drawn_with = _drawn_with(run, cohort, case, chosen, calibration)
-        if not (resume and _is_complete(out, case.case_id, drawn_with)):
-            _drop_scores(out)
-            try:
-                tumor_map = draw_case(run, cohort_dir, cohort, case, calibration, chosen)
-            except (CaseError, CohortError) as error:
-                # A damaged input concerns this case; anything else (a full disk) concerns all of them.
-                if isinstance(error, CohortError) and error.code is None:
-                    raise
-                refused[case.case_id] = str(error)
-                first_refusal = first_refusal or error
-            else:
-                _write(out, case, tumor_map, manifest, drawn_with)
-        pending.done()
+    with _one_thread_each(threads, run.device) as workers:
+        calibration = calibration_for(run, cohort_dir, pending.calibrating, workers)
+        manifest = _manifest(run, cohort, cases, split, chosen, calibration, checkpoint, command)
+        refused: dict[str, str] = {}
+        first_refusal: DiffusionAdcError | None = None
+        files.write_maps_manifest(out, {**manifest, "complete": False, "refused": {}})
+        for case in cases:
+            drawn_with = _drawn_with(run, cohort, case, chosen, calibration)
+            if not (resume and _is_complete(out, case.case_id, drawn_with)):
+                _drop_scores(out)
+                try:
+                    tumor_map = draw_case(run, cohort_dir, cohort, case, calibration, chosen, workers)
+                except (CaseError, CohortError) as error:
+                    # A damaged input concerns this case; anything else (a full disk) concerns all of them.
+                    if isinstance(error, CohortError) and error.code is None:
+                        raise
+                    refused[case.case_id] = str(error)
+                    first_refusal = first_refusal or error
+                else:
+                    _write(out, case, tumor_map, manifest, drawn_with)
+            pending.done()
     files.write_maps_manifest(out, {**manifest, "complete": True, "refused": refused})
     if first_refusal is not None and len(refused) == len(cases):
         raise first_refusal
     return out
+
+
+@contextmanager
+def _one_thread_each(threads: int | None, device: torch.device) -> Iterator[int]:
+    """How many draws to make at once; on a CPU each runs on one thread, and the old number comes back after."""
+    before = torch.get_num_threads()
+    if device.type != "cpu":
+        yield 1  # an accelerator's draws come as a batch
+        return
+    torch.set_num_threads(1)
+    try:
+        yield threads or before
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Pending:

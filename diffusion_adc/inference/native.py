@@ -84,6 +84,7 @@ def draw_native(
     case: Case,
     settings: DrawSettings,
     on_step: Callable[[int], None] | None = None,
+    workers: int = 1,
 ) -> NativeDraws:
     """Draw one case.
 
@@ -94,6 +95,7 @@ def draw_native(
         case: The case.
         settings: How to draw.
         on_step: Called with integration steps done.
+        workers: Draws made at once (`VolumeDrawing.draws`).
 
     Raises:
         CaseError: A volume is missing or damaged, or the ADC map has no valid voxel.
@@ -107,7 +109,7 @@ def draw_native(
     prepared = prepare_case(cohort_dir, case, run.recipe, cohort.covariates(case), run.covariates)
     drawing = VolumeDrawing(run.stage, prepared, case.case_id, settings, run.device)
     draws = np.zeros((*values.shape, settings.draws), dtype=np.uint8)
-    for number, field in enumerate(drawing.draws(on_step)):
+    for number, field in enumerate(drawing.draws(on_step, workers)):
         draws[..., number] = (prepared.to_native(field, outside=-1.0) > 0).numpy()
     logit = prepared.to_native(drawing.base_logit, outside=OUTSIDE_LOGIT).numpy()
     return NativeDraws(

@@ -41,7 +41,7 @@ _ORGAN: Final[dict[str, tuple[str, str]]] = {
     "bladder": ("bladder", "bladder_cancer"), "rectum": ("rectum", "rectal_cancer"),
 }  # fmt: skip
 _SOFT: Final = (*FAT, Structure.MUSCLE)
-_HALO_SHARE: Final = 0.66
+_HALO_SHARE: Final = 0.85
 """Share of tumor in a halo's voxels."""
 _GRADE_ADC: Final = -0.045
 """ADC shift per grade step away from 3, 1e-3 mm²/s."""

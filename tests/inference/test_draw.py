@@ -149,9 +149,9 @@ def test_thresholds_come_from_validation_cases_once(
     drawn: list[str] = []
     real = draw_native
 
-    def watched(*args: Any) -> Any:
+    def watched(*args: Any, **options: Any) -> Any:
         drawn.append(args[3].case_id)
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr("diffusion_adc.inference.calibrate.draw_native", watched)
     calibration = fit_thresholds(run, tiny_cohort)
@@ -288,13 +288,18 @@ def test_a_run_with_covariates_reads_them(make_run: MakeRun, tiny_cohort: Path, 
     draw_cohort(run, tiny_cohort, tmp_path / "maps", "val")
 
 
-def test_threads_can_be_chosen(tiny_run: Path, tiny_cohort: Path, tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    try:
-        draw_cohort(tiny_run, tiny_cohort, tmp_path / "maps", "val", threads=1, device="cpu")
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_maps_do_not_depend_on_how_many_draws_are_made_at_once(
+    make_run: MakeRun, tiny_cohort: Path, tmp_path: Path, dims: int
+) -> None:
+    run, before = make_run("run", tiny_cohort, spatial_dims=dims), torch.get_num_threads()
+    settings = DrawSettings(draws=5, steps=2, batch=2)
+    one, three = (
+        draw_cohort(run, tiny_cohort, tmp_path / str(threads), "val", settings, threads=threads, device="cpu")
+        for threads in (1, 3)
+    )
+    assert _digests(one) == _digests(three)
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.gpu
