@@ -62,10 +62,13 @@ class Tracking:
             console="off", disable_git=True, disable_code=True, save_code=False, x_disable_meta=True,
             x_disable_stats=True, x_disable_machine_info=True, host="anon", root_dir=str(run_dir), silent=True,
         )  # fmt: skip
-        return WandbLogger(
+        logger = WandbLogger(
             project=self.project, name=run_id, id=run_id, save_dir=str(run_dir), offline=self.mode == "offline",
             settings=settings, config=dict(config), log_model=False,
         )  # fmt: skip
+        # Lightning always passes this retired argument, and the client warns of it in every run.
+        logger._wandb_init.pop("anonymous", None)
+        return logger
 
 
 class MetricsTable(pl.Callback):
