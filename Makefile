@@ -49,7 +49,7 @@ lint: $(STAMP) ## ruff, mypy and the import floors
 bench: $(STAMP) ## figures measured side by side (several minutes, wants a quiet machine)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
-results: $(STAMP) ## the README's results table: trains phantom_pelvis_2d (about an hour) and scores it
+results: $(STAMP) ## trains phantom_pelvis_2d (up to an hour on two cores) and scores it
 	$(RUN) phantom cohorts/pelvis --cases 240 --seed 7 --size 160x160x20 --reuse
 	$(RUN) fit -c experiments/base.yaml -c experiments/phantom_pelvis_2d.yaml --out runs/phantom_pelvis_2d
 	$(RUN) test --run runs/phantom_pelvis_2d

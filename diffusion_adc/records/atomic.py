@@ -46,6 +46,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # a temporary file is private; its successor is as the user wants
         _flush(temporary)
         os.replace(temporary, path)
         _flush(path.parent)
@@ -113,7 +114,6 @@ def write_bytes(path: Path, data: bytes) -> str:
     """Write atomically; returns the SHA-256 of what was written."""
     with replacing_file(path) as temporary:
         temporary.write_bytes(data)
-        os.chmod(temporary, 0o666 & ~_umask())
     return sha256_bytes(data)
 
 

@@ -190,7 +190,7 @@ def _page(
     )
     run = escape(
         f"{manifest.get('run', '')} · {manifest.get('draws', '')} × {manifest.get('steps', '')} · "
-        f"seed {manifest.get('seed', '')} · τ {manifest.get('tau', '')}"
+        f"seed {manifest.get('seed', '')} · τ {manifest.get('tau') or 0:.3f}"
     )
     return f"""<!doctype html>
 <html lang="{language}"><head><meta charset="utf-8">

@@ -1,0 +1,214 @@
+"""Whatever a correct exporter may write gets in, and comes out with the very same voxels."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from diffusion_adc.domain import sequences as seq
+from diffusion_adc.intake.nifti import Loaded, aligned, on_adc_grid, same_grid
+from diffusion_adc.records.cohort import read_cohort
+
+
+def turned(array: np.ndarray, grid: np.ndarray, code: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same voxels in another axis order, by nibabel."""
+    target = nib.orientations.axcodes2ornt(tuple(code))
+    change = nib.orientations.ornt_transform(nib.io_orientation(grid), target)
+    image = nib.Nifti1Image(array, grid).as_reoriented(change)
+    return np.asarray(image.dataobj), image.affine
+
+
+def recompress(path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(pack(gzip.decompress(path.read_bytes())))
+
+
+def members(data: bytes) -> bytes:
+    return b"".join(gzip.compress(data[at : at + 900]) for at in range(0, len(data), 900))
+
+
+VARIANTS: dict[str, Callable[[Any, Path, dict[str, np.ndarray]], Any]] = {
+    "sform only": lambda d, f, v: d.put(f, "adc", v["adc"], codes=(1, 0)),
+    "qform only": lambda d, f, v: d.put(f, "adc", v["adc"], codes=(0, 1)),
+    "sform of another code": lambda d, f, v: d.put(f, "adc", v["adc"], codes=(4, 2)),
+    "a fourth axis of one": lambda d, f, v: d.put(f, "dwi_low", v["dwi_low"][..., None]),
+    "five axes of one": lambda d, f, v: d.put(f, "t2w", v["t2w"][..., None, None]),
+    "NIfTI-2": lambda d, f, v: d.put(f, "adc", v["adc"], kind=nib.Nifti2Image),
+    "big-endian": lambda d, f, v: d.put(f, "adc", v["adc"], dtype=">i2"),
+    "float64": lambda d, f, v: d.put(f, "adc", v["adc"], dtype=np.float64),
+    "int32": lambda d, f, v: d.put(f, "adc", v["adc"], dtype=np.int32),
+    "slope not a number": lambda d, f, v: d.put(f, "adc", v["adc"], scl_slope=np.nan),
+    "handedness unset": lambda d, f, v: d.put(f, "adc", v["adc"], pixdim=[0, 2, 2, 4, 0, 0, 0, 0]),
+    "several gzip members": lambda d, f, v: recompress(f / "adc.nii.gz", members),
+    "padded gzip": lambda d, f, v: recompress(f / "adc.nii.gz", lambda b: gzip.compress(b) + bytes(512)),
+    "gzip with a name": lambda d, f, v: recompress(f / "t1w.nii.gz", lambda b: gzip.compress(b, 9)),
+    "no spatial unit": lambda d, f, v: d.put(f, "t1w", v["t1w"], xyzt_units=0),
+    "text in the header": lambda d, f, v: d.put(f, "adc", v["adc"], descrip=b"a note", aux_file=b"x"),
+    "8-bit label": lambda d, f, v: d.put(f, "tumor_label", v["tumor_label"], dtype=np.uint8),
+    "signed 8-bit label": lambda d, f, v: d.put(f, "tumor_label", v["tumor_label"], dtype=np.int8),
+    "float label": lambda d, f, v: d.put(f, "tumor_label", v["tumor_label"], dtype=np.float64),
+    "8-bit anatomy": lambda d, f, v: d.put(f, "t1w", v["t1w"] / 4, dtype=np.uint8),
+    "placement off by rounding": lambda d, f, v: d.put(f, "dwi_low", v["dwi_low"], d.grid(moved=4e-4)),
+    "zeros outside the fit": lambda d, f, v: d.put(f, "adc", v["adc"] * (np.indices(v["adc"].shape)[0] < 14)),
+    "few negative voxels": lambda d, f, v: d.put(f, "adc", np.where(v["adc"] == v["adc"].max(), -5, v["adc"])),
+    "saturated voxels": lambda d, f, v: d.put(f, "adc", np.where(v["adc"] == v["adc"].max(), 4095, v["adc"])),
+    "other files beside": lambda d, f, v: (f / "report.json").write_text("{}"),
+    "anatomy of another plane": lambda d, f, v: d.put(f, "t1w", *turned(v["t1w"], d.grid(), "PSR")),
+    "anatomy partly outside": lambda d, f, v: d.put(f, "t1w", v["t1w"], d.grid(moved=15)),
+    **{
+        f"{name} as {code}": lambda d, f, v, name=name, code=code: d.put(f, name, *turned(v[name], d.grid(), code))
+        for name in ("tumor_label", "dwi_high")
+        for code in ("LPS", "LAS", "RAI", "SRA", "PIR")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_valid_variants_get_in(desk: Any, kind: str) -> None:
+    content = desk.exam(seed=len(kind))
+    VARIANTS[kind](desk, desk.add(content=content), content)
+    case = desk.only_case()
+    low = desk.stored(case, seq.DWI_LOW)
+    assert np.array_equal(low, content["dwi_low"].astype(np.float32))
+    # Flipped and permuted files come back voxel by voxel; nothing was resampled.
+    assert np.array_equal(desk.stored(case, seq.DWI_HIGH), content["dwi_high"].astype(np.float32))
+    assert np.array_equal(desk.stored(case, seq.TUMOR_LABEL) > 0, content["tumor_label"] > 0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "dtype"),
+    [
+        ("1e-6", 1.0, np.int16),
+        ("1e-3", 1e-3, np.float32),
+        ("1", 1e-6, np.float32),
+        ("0.000001", 1.0, np.uint16),
+    ],
+)
+@pytest.mark.parametrize("turn", [0.0, 0.4])
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 4.0), (0.5, 0.7, 6.0)])
+def test_every_unit_gives_the_same_map(
+    desk: Any, unit: str, scale: float, dtype: Any, turn: float, spacing: tuple[float, float, float]
+) -> None:
+    content = desk.exam()
+    stored = content | {"adc": content["adc"] * scale}
+    folder = desk.add(content=stored, grid=desk.grid(turn, spacing))
+    desk.put(folder, "adc", stored["adc"], desk.grid(turn, spacing), dtype=dtype)
+    case = desk.only_case(adc_unit=unit)
+    np.testing.assert_allclose(desk.stored(case, seq.ADC), content["adc"] / 1000, rtol=1e-6)
+
+
+def test_a_slope_is_applied_once(desk: Any) -> None:
+    """Stored integers times 1e-6 are an ADC in mm²/s."""
+    content = desk.exam()
+    folder = desk.add(content=content)
+    path = desk.put(folder, "adc", content["adc"], dtype=np.int16, suffix=".nii")
+    (folder / "adc.nii.gz").unlink()
+    raw = bytearray(path.read_bytes())
+    header = nib.Nifti1Header(bytes(raw[:348]))
+    header["scl_slope"], header["scl_inter"] = 1e-6, 0
+    path.write_bytes(header.binaryblock + bytes(raw[348:]))
+    case = desk.only_case(adc_unit="1")
+    np.testing.assert_allclose(desk.stored(case, seq.ADC), content["adc"] / 1000, rtol=1e-6)
+
+
+def test_noise_fitted_in_air_is_not_held_against_the_map(desk: Any) -> None:
+    content = desk.exam(air=3.0)
+    assert np.count_nonzero(content["adc"] < 0) > 0.1 * content["adc"].size
+    desk.add(content=content)
+    case = desk.only_case()
+    valid = desk.stored(case, seq.VALID) > 0
+    assert not valid[:3, :3].any()
+    record = json.loads((desk.out / "cases" / case.case_id / "case.json").read_text())
+    assert record["adc_agreement"]["verdict"] == "pass"
+    assert record["negative_share"] < 0.005
+
+
+def test_header_text_does_not_reach_the_cohort(desk: Any) -> None:
+    content = desk.exam()
+    folder = desk.add(content=content)
+    for name in content:
+        desk.put(folder, name, content[name], descrip=b"CANARY", aux_file=b"CANARY", db_name=b"CANARY")
+    desk.only_case()
+    for path in desk.out.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert b"CANARY" not in (gzip.decompress(data) if path.suffix == ".gz" else data)
+
+
+def test_what_was_found_is_recorded(desk: Any) -> None:
+    content = desk.exam()
+    folder = desk.add(content=content, without=("t1w",))
+    desk.put(folder, "t2w", content["t2w"], desk.grid(moved=6.0), dtype=np.float64)
+    case = desk.only_case(allow_missing=("t1w",))
+    record = json.loads((desk.out / "cases" / case.case_id / "case.json").read_text())
+    assert record["declared"] == ["missing:t1w"]
+    assert record["adc_unit"] == "1e-6"
+    assert record["source_type"]["t2w"] == "float64"
+    assert record["overlap"]["t2w"] == pytest.approx(21 / 24)
+    assert set(record["source_sha256"]) == {"adc", "dwi_low", "dwi_high", "t2w", "tumor_label"}
+    assert record["spacing_mm"] == [2.0, 2.0, 4.0]
+
+
+def test_the_same_source_gives_the_same_cohort(desk: Any, tmp_path: Path) -> None:
+    desk.add()
+    desk.add("CASE-002", desk.exam(seed=4))
+    desk.ingest()
+    first = read_cohort(desk.out)
+    files = {
+        p.relative_to(desk.out): p.read_bytes() for p in desk.out.rglob("*.*") if p.name != "cohort.json"
+    }
+    desk.ingest(overwrite=True)
+    assert read_cohort(desk.out).digest == first.digest
+    for name, data in files.items():
+        assert (desk.out / name).read_bytes() == data
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_resampling_agrees_with_an_independent_one(seed: int) -> None:
+    """SimpleITK against scipy's spline of order 1 on random oblique grids."""
+    rng = np.random.default_rng(seed)
+
+    def placed(shape: tuple[int, ...], spacing: float) -> Loaded:
+        q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        grid = np.eye(4)
+        grid[:3, :3] = q @ np.diag(spacing * rng.uniform(0.8, 1.3, 3))
+        grid[:3, 3] = -grid[:3, :3] @ ((np.array(shape) - 1) / 2) + rng.normal(0, 1, 3)
+        return Loaded(rng.normal(100, 10, shape), grid, "float64", "")
+
+    adc, anatomy = placed((7, 6, 5), 2.0), placed((30, 31, 29), 1.0)
+    values, overlap = on_adc_grid(anatomy, adc, "CASE-001", "t2w")
+    assert overlap == 1
+    index = np.indices(adc.array.shape).reshape(3, -1)
+    to_moving = np.linalg.inv(anatomy.affine) @ adc.affine
+    where = to_moving[:3, :3] @ index + to_moving[:3, 3:]
+    expected = ndimage.map_coordinates(anatomy.array, where, order=1).reshape(adc.array.shape)
+    np.testing.assert_allclose(values, expected, atol=2e-3)
+
+
+@given(st.permutations(range(3)), st.tuples(*[st.booleans()] * 3), st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_any_axis_order_is_brought_back_exactly(order: list[int], flips: tuple[bool, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    grid = np.eye(4)
+    grid[:3, :3] = q @ np.diag([1.0, 2.0, 5.0])
+    grid[:3, 3] = rng.normal(0, 50, 3)
+    adc = Loaded(rng.normal(size=(4, 3, 5)), grid, "float64", "")
+    change = np.array(
+        [[axis, -1 if flip else 1] for axis, flip in zip(order, flips, strict=True)], dtype=float
+    )
+    other = nib.Nifti1Image(adc.array, grid).as_reoriented(change)
+    stored = Loaded(np.asarray(other.dataobj), other.affine, "float64", "")
+    back = aligned(stored, adc, "CASE-001", "tumor_label")
+    assert np.array_equal(back.array, adc.array)
+    assert same_grid(back, adc)
