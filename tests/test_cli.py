@@ -63,7 +63,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["evaluate", "no/such/maps", "--cohort", "no/such/cohort"], "maps"),
         (["draw", "--run", "no/run", "--cohort", "no/cohort", "--out", "out"], "no run in run"),
         (["fit", "-c", "nowhere.yaml", "--out", "out"], "nowhere.yaml"),
-        (["fit"], "model"),
+        (["fit"], "--out"),
         (["fit", "-c", "experiments/base.yaml"], "--out"),
         (["validate", "--run", "no/run"], "experiment.yaml"),
         (["phantom", "out", "--cases", "0"], "cases"),

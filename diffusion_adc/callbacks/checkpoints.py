@@ -116,8 +116,16 @@ class StopOnSignal(pl.Callback):
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._listen()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning puts its own handlers in after set-up, and its SIGTERM ends the process as if it were done.
+        self._listen()
+
+    def _listen(self) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._previous[number] = signal.signal(number, self._note)
+            replaced = signal.signal(number, self._note)
+            self._previous.setdefault(number, replaced)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.stopped = number

@@ -46,7 +46,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # a temporary file is private; its successor is as the user wants
+        os.chmod(
+            temporary, 0o666 & ~_umask()
+        )  # a temporary file is private; its successor is as the user wants
         _flush(temporary)
         os.replace(temporary, path)
         _flush(path.parent)
