@@ -138,9 +138,9 @@ def fit_thresholds(
 
 
 def validation_cases(run: LoadedRun, cohort: Cohort) -> list[Case]:
-    """Validation cases with a reader's map, or known to be tumor-free; in order."""
+    """Cases of the run's validation split with a reader's map, or known to be tumor-free; in order."""
     try:
-        cases = split_cohort(run, cohort).split("val")
+        cases = split_cohort(run, cohort).split(run.val_split)
     except CohortError:  # too few scanners for a scanner split: nothing is held out
         return []
     return sorted(

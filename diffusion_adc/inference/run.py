@@ -38,6 +38,7 @@ class LoadedRun:
         cohort: The cohort it was trained on, as named in the experiment; None if it names none.
         checkpoint_sha256: Of the checkpoint's file.
         device: Where the stage is.
+        val_split: The split whose cases fix the thresholds; `val` but for a plumbing check on one case.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class LoadedRun:
     cohort: Path | None
     checkpoint_sha256: str
     device: torch.device
+    val_split: str = "val"
 
     @property
     def name(self) -> str:
@@ -131,6 +133,7 @@ def load_run(run_dir: Path, checkpoint: str = "best", device: torch.device | str
         cohort=Path(cohort) if cohort else None,
         checkpoint_sha256=digest,
         device=where,
+        val_split=str(data.get("val_split") or "val"),
     )
 
 

@@ -28,6 +28,10 @@ def turned(array: np.ndarray, grid: np.ndarray, code: str) -> tuple[np.ndarray, 
     return np.asarray(image.dataobj), image.affine
 
 
+def big_endian(array: np.ndarray, grid: np.ndarray) -> nib.Nifti1Image:
+    return nib.Nifti1Image(array, grid, nib.Nifti1Header(endianness=">"))
+
+
 def recompress(path: Path, pack: Callable[[bytes], bytes]) -> None:
     path.write_bytes(pack(gzip.decompress(path.read_bytes())))
 
@@ -43,7 +47,7 @@ VARIANTS: dict[str, Callable[[Any, Path, dict[str, np.ndarray]], Any]] = {
     "a fourth axis of one": lambda d, f, v: d.put(f, "dwi_low", v["dwi_low"][..., None]),
     "five axes of one": lambda d, f, v: d.put(f, "t2w", v["t2w"][..., None, None]),
     "NIfTI-2": lambda d, f, v: d.put(f, "adc", v["adc"], kind=nib.Nifti2Image),
-    "big-endian": lambda d, f, v: d.put(f, "adc", v["adc"], dtype=">i2"),
+    "big-endian": lambda d, f, v: d.put(f, "adc", v["adc"], kind=big_endian),
     "float64": lambda d, f, v: d.put(f, "adc", v["adc"], dtype=np.float64),
     "int32": lambda d, f, v: d.put(f, "adc", v["adc"], dtype=np.int32),
     "slope not a number": lambda d, f, v: d.put(f, "adc", v["adc"], scl_slope=np.nan),
@@ -120,18 +124,6 @@ def test_a_slope_is_applied_once(desk: Any) -> None:
     np.testing.assert_allclose(desk.stored(case, seq.ADC), content["adc"] / 1000, rtol=1e-6)
 
 
-def test_noise_fitted_in_air_is_not_held_against_the_map(desk: Any) -> None:
-    content = desk.exam(air=3.0)
-    assert np.count_nonzero(content["adc"] < 0) > 0.1 * content["adc"].size
-    desk.add(content=content)
-    case = desk.only_case()
-    valid = desk.stored(case, seq.VALID) > 0
-    assert not valid[:3, :3].any()
-    record = json.loads((desk.out / "cases" / case.case_id / "case.json").read_text())
-    assert record["adc_agreement"]["verdict"] == "pass"
-    assert record["negative_share"] < 0.005
-
-
 def test_header_text_does_not_reach_the_cohort(desk: Any) -> None:
     content = desk.exam()
     folder = desk.add(content=content)
@@ -185,7 +177,7 @@ def test_resampling_agrees_with_an_independent_one(seed: int) -> None:
         grid[:3, 3] = -grid[:3, :3] @ ((np.array(shape) - 1) / 2) + rng.normal(0, 1, 3)
         return Loaded(rng.normal(100, 10, shape), grid, "float64", "")
 
-    adc, anatomy = placed((7, 6, 5), 2.0), placed((30, 31, 29), 1.0)
+    adc, anatomy = placed((7, 6, 5), 2.0), placed((61, 60, 62), 1.0)
     values, overlap = on_adc_grid(anatomy, adc, "CASE-001", "t2w")
     assert overlap == 1
     index = np.indices(adc.array.shape).reshape(3, -1)
