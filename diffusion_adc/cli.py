@@ -153,6 +153,7 @@ def _validate(args: argparse.Namespace) -> int:
 
 def _draw(args: argparse.Namespace) -> int:
     from diffusion_adc.inference.draw import DrawSettings, draw_cohort, run_settings
+    from diffusion_adc.records.maps import read_maps_manifest
 
     settings = run_settings(args.run)
     chosen = {
@@ -162,8 +163,11 @@ def _draw(args: argparse.Namespace) -> int:
         args.run, args.cohort, args.out, args.split, DrawSettings(**{**vars(settings), **chosen}),
         progress=Progress("tumor maps"),
     )  # fmt: skip
+    refused = read_maps_manifest(args.out).get("refused") or {}
+    for reason in refused.values():
+        print(f"refused {reason}", file=sys.stderr)
     print(f"tumor maps in {args.out}")
-    return DONE
+    return SOME_REFUSED if refused else DONE
 
 
 def _evaluate(args: argparse.Namespace) -> int:
