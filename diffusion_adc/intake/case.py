@@ -65,7 +65,9 @@ def ingest_case(
         CaseError: The case is refused; nothing of it was written.
         DiffusionAdcError: The disk is full or the folder cannot be written.
     """
-    stems = {name: options.stem(name) for name in (*seq.SEQUENCES, DWI)}
+    stems = {name: options.stem(name) for name in seq.SEQUENCES}
+    if options.stem(DWI) not in stems.values():  # a file the user calls dwi_high is no series of its own
+        stems[DWI] = options.stem(DWI)
     files = {
         name: path
         for name, stem in stems.items()

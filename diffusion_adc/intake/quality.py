@@ -100,7 +100,12 @@ def body_mask(volumes: Mapping[str, NDArray[np.generic]]) -> NDArray[np.bool_]:
     # Gas and fluid without signal at this b lie inside the body: filled slice by slice.
     flat = np.zeros((3, 3, 3), dtype=bool)
     flat[:, 1, 1] = flat[1, :, 1] = True
-    return np.asarray(ndimage.binary_fill_holes(largest, flat), dtype=bool)
+    filled = np.asarray(ndimage.binary_fill_holes(largest, flat), dtype=bool)
+    if sigma == 0:
+        return filled
+    # The smoothing took in one voxel of air all round, where an ADC is noise over noise: half of it negative.
+    inner = np.asarray(ndimage.binary_erosion(filled, np.ones((3, 3, 1)), border_value=1), dtype=bool)
+    return inner if inner.any() else filled
 
 
 def negative_share(adc: NDArray[np.floating], body: NDArray[np.bool_]) -> float:

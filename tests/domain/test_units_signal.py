@@ -172,6 +172,23 @@ def test_masked_background_has_no_noise_level() -> None:
     assert signal.noise_sigma(image) == 0
 
 
+@pytest.mark.parametrize("levels", [(2.0,), (2.0, 6.0), (2.0, 6.0, 9.0)])
+def test_corners_of_one_level_are_needed_for_a_noise_level(levels: tuple[float, ...]) -> None:
+    """Grainy tissue in a corner varies as noise does; air has one level in every corner it fills."""
+    rng = np.random.default_rng(4)
+    image = np.full((80, 80, 12), 500.0)
+    corners = [
+        (slice(None, 8), slice(None, 8)),
+        (slice(-8, None), slice(None, 8)),
+        (slice(-8, None), slice(-8, None)),
+    ]
+    for corner, sigma in zip(corners, levels, strict=False):
+        image[corner] = rng.rayleigh(sigma, image[corner].shape)
+    assert signal.noise_sigma(image) == 0
+    image[:8, -8:] = rng.rayleigh(levels[0], (8, 8, 12))
+    assert signal.noise_sigma(image) == pytest.approx(levels[0], rel=0.15)
+
+
 def test_validity_leaves_out_every_reason() -> None:
     adc = np.full((40, 40, 4), 1.0, dtype=np.float32)
     adc[20, 20, :4] = [np.nan, -0.1, 0.0, 4.095]

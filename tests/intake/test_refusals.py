@@ -108,6 +108,13 @@ def test_a_series_and_single_images_contradict_each_other(desk: Any) -> None:
     assert desk.refusal().startswith("S01 CASE-001 dwi: ")
 
 
+def test_a_single_image_may_be_called_dwi(desk: Any) -> None:
+    folder = desk.add(without=("dwi_low",))
+    (folder / "dwi_high.nii.gz").rename(folder / "dwi.nii.gz")
+    case = desk.only_case(names={"dwi_high": "dwi"}, allow_missing=("dwi_low",))
+    assert (case.b_low, case.b_high) == (None, 800)
+
+
 def test_a_list_beside_a_single_image_states_its_b(desk: Any) -> None:
     for name, b in (("dwi_low", 50), ("dwi_high", 800)):
         (desk.add() / f"{name}.bval").write_text(f"{b}\n")

@@ -124,6 +124,29 @@ def test_a_slope_is_applied_once(desk: Any) -> None:
     np.testing.assert_allclose(desk.stored(case, seq.ADC), content["adc"] / 1000, rtol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_fitted_in_air_is_not_held_against_the_map(desk: Any, seed: int) -> None:
+    content = desk.exam(seed, (96, 80, 6), air=3.0)
+    assert np.count_nonzero(content["adc"] < 0) > 0.1 * content["adc"].size
+    desk.add(content=content)
+    case = desk.only_case()
+    assert (desk.stored(case, seq.VALID) > 0)[:20, :20].mean() < 0.01
+    record = json.loads((desk.out / "cases" / case.case_id / "case.json").read_text())
+    assert record["adc_agreement"]["verdict"] == "pass"
+    assert record["negative_share"] == 0
+
+
+def test_saturated_voxels_are_not_compared(desk: Any) -> None:
+    content = desk.exam()
+    body = np.flatnonzero(content["adc"])
+    content["adc"].ravel()[body[:: len(body) // 60]] = 4095
+    desk.add(content=content)
+    case = desk.only_case()
+    record = json.loads((desk.out / "cases" / case.case_id / "case.json").read_text())
+    assert record["adc_agreement"]["verdict"] == "pass"
+    assert not (desk.stored(case, seq.VALID) > 0)[content["adc"] == 4095].any()
+
+
 def test_header_text_does_not_reach_the_cohort(desk: Any) -> None:
     content = desk.exam()
     folder = desk.add(content=content)
