@@ -232,23 +232,38 @@ def test_a_signal_saves_and_the_run_resumes(
     run = tmp_path / "run"
     long = ["--trainer.max_epochs=400", "--grids.every_n_epochs=0", "--tracking.mode=disabled"]
     words = ["fit", "-c", BASE, f"--cohort={phantom_cohort}", "--out", str(run), *small, *long]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "diffusion_adc", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not (run / "checkpoints" / "last.ckpt.json").exists():
-            assert process.poll() is None, process.stdout.read() if process.stdout else ""
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 75, output
-    assert json.loads((run / "record.json").read_text())["state"] == "stopped"
-    saved = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-    assert saved["global_step"] >= 4
+    sidecar = run / "checkpoints" / "last.ckpt.json"
+
+    def saved_step() -> int:
+        return json.loads(sidecar.read_text())["step"] if sidecar.exists() else 0
+
+    def until_signalled() -> int:
+        """Start the command, let it save a further checkpoint, signal it; the step it saved."""
+        before = saved_step()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "diffusion_adc", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while saved_step() <= before:
+                assert process.poll() is None, process.stdout.read() if process.stdout else ""
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 75, output
+        assert json.loads((run / "record.json").read_text())["state"] == "stopped"
+        saved = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+        assert saved["global_step"] == saved_step()
+        return saved_step()
+
+    first = until_signalled()
+    assert first >= 4
+    assert until_signalled() > first
+    steps = [int(row["step"]) for row in csv.DictReader((run / "metrics.csv").open())]
+    assert steps == sorted(set(steps)), "the resumed run repeats or loses rows"

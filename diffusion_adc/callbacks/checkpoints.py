@@ -7,7 +7,6 @@ SHA-256, step and epoch. The newest checkpoint whose sidecar still matches is th
 from __future__ import annotations
 
 import json
-import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,6 @@ from diffusion_adc.records.atomic import replacing_file, sha256_file, write_json
 
 FOLDER = "checkpoints"
 LAST = "last.ckpt"
-BEST = "best.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -142,13 +140,3 @@ class StopOnSignal(pl.Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
-
-
-def best_score(run_dir: Path) -> float | None:
-    """Value of the monitored metric at the best checkpoint, if one was written."""
-    path = run_dir / FOLDER / BEST
-    if not path.exists():
-        return None
-    states = torch.load(path, map_location="cpu", weights_only=True)["callbacks"]
-    scores = [float(s["best_model_score"]) for s in states.values() if s.get("best_model_score") is not None]
-    return next((score for score in scores if math.isfinite(score)), None)

@@ -24,17 +24,15 @@ from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.units import voxel_volume_ml
 from diffusion_adc.evaluation.agreement import log_tdv_error
-from diffusion_adc.evaluation.picture import CaseView, case_figure
+from diffusion_adc.evaluation.picture import CaseView, save_case_figure
 from diffusion_adc.inference.native import draw_native
 from diffusion_adc.inference.settings import DrawSettings
 from diffusion_adc.inference.tumor_map import build_tumor_map
-from diffusion_adc.records.atomic import replacing_file
 from diffusion_adc.records.cohort import load_volume
 
 FOLDER: Final = "grids"
 _TAU: Final = 0.5
 """The threshold of a run is fitted after training; until then the middle stands in."""
-_DPI: Final = 80
 
 
 @dataclass(frozen=True)
@@ -154,11 +152,8 @@ class SampleGrid(pl.Callback):
             target = self.run_dir / FOLDER / f"step{trainer.global_step:07d}_{role}.png"
             name = role.replace("_", " ")
             # The role, not the research ID: pictures travel further than the data they were made from.
-            figure = case_figure(
-                replace(case.view, title=f"{name} validation case, step {trainer.global_step}")
-            )
-            with replacing_file(target) as temporary:
-                figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+            title = f"{name} validation case, step {trainer.global_step}"
+            save_case_figure(replace(case.view, title=title), target)
             images[f"grids/{role}"] = target
         if logger is not None and self.pictures:
             import wandb

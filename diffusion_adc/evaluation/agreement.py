@@ -6,15 +6,13 @@ is not valid take part in no volume and no ADC statistic.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_adc.inference.tumor_map import BANDS
-
-TDV_OFFSET_ML: Final = 0.1
-"""Offset of the logarithm, so that tumor-free cases have a finite error."""
+from diffusion_adc.inference.threshold import TDV_OFFSET_ML
+from diffusion_adc.inference.tumor_map import BANDS, band_name
 
 Empties = Literal["primary", "all_cases"]
 
@@ -58,7 +56,7 @@ def band_volumes(
     """Volume in mL of the presence in each band of `BANDS` (lower edge included), keyed ``0.4-0.9`` …"""
     values = adc[presence & valid].astype(np.float64)
     return {
-        f"{low:g}-{high:g}": int(((values >= low) & (values < high)).sum()) * voxel_ml for low, high in BANDS
+        band_name(low, high): int(((values >= low) & (values < high)).sum()) * voxel_ml for low, high in BANDS
     }
 
 

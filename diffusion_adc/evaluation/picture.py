@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
+
+from diffusion_adc.records.atomic import replacing_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 ADC_WINDOW: Final = (0.0, 3.0)
 TUMOR_WINDOW: Final = (0.4, 1.8)
 SHOWN_DRAWS: Final = 3
+_DPI: Final = 80
 _FOUND, _FALSE, _MISSED = (0.30, 0.75, 0.45), (0.93, 0.35, 0.25), (0.20, 0.55, 0.95)
 
 
@@ -104,6 +108,12 @@ def case_figure(view: CaseView, k: int | None = None) -> Figure:
     plane.errors(axes[1, 4])
     figure.suptitle(f"{view.title} — axial slice {k}", fontsize=11)
     return figure
+
+
+def save_case_figure(view: CaseView, target: Path) -> None:
+    """Write the case's picture as PNG, whole or not at all, without any text field where a name could hide."""
+    with replacing_file(target) as temporary:
+        case_figure(view).savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
 
 
 def _presences(

@@ -23,7 +23,7 @@ from scipy.optimize import minimize_scalar
 from diffusion_adc.domain.errors import CohortError
 
 TDV_OFFSET_ML: Final = 0.1
-"""Offset of log-TDV, as in the scores."""
+"""Offset of the logarithm of TDV, so that tumor-free cases have a finite error."""
 TIE: Final = 0.01
 """Thresholds whose criterion differs by less are equal: a few dozen cases cannot tell them apart."""
 BASE_LOGITS: Final = tuple(round(0.1 * n, 1) for n in range(-80, 81))

@@ -201,7 +201,7 @@ def build_tumor_map(
         lesions=lesions,
         tdv_ml=summarize(*numbers["tdv"]),
         gadc=summarize(*numbers["gadc"]),
-        bands_ml={_band_name(*band): summarize(*numbers[_band_name(*band)]) for band in BANDS},
+        bands_ml={band_name(*band): summarize(*numbers[band_name(*band)]) for band in BANDS},
         viable_ml=summarize(*numbers["viable"]),
         treated_ml=summarize(*numbers["treated"]),
         empty_draws=empty,
@@ -223,7 +223,8 @@ def check_selection(tumor_adc: NDArray[np.float32], adc: NDArray[np.float32]) ->
         )
 
 
-def _band_name(low: float, high: float) -> str:
+def band_name(low: float, high: float) -> str:
+    """Name of an ADC band in files and tables: ``0.4-0.9``."""
     return f"{low:g}-{high:g}"
 
 
@@ -234,7 +235,7 @@ def _numbers(
     # Few voxels are ever present: everything below runs on those alone.
     near = draws.any(axis=-1) | presence
     values, drawn, kept = adc[near].astype(np.float64), draws[near] != 0, presence[near]
-    ranges: dict[str, tuple[float, float]] = {_band_name(*band): band for band in BANDS}
+    ranges: dict[str, tuple[float, float]] = {band_name(*band): band for band in BANDS}
     ranges |= {"tdv": (-np.inf, np.inf), "viable": (-np.inf, VIABLE_BELOW), "treated": (VIABLE_BELOW, np.inf)}
     numbers: dict[str, tuple[float, NDArray[np.float64]]] = {}
     for name, (low, high) in ranges.items():

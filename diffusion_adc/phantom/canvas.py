@@ -7,6 +7,7 @@ box and in warped coordinates, so that nothing on the image is a perfect ellipse
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -136,12 +137,12 @@ class Canvas:
         return box, distance
 
 
-class Shape:
+class Shape(ABC):
     """Something with an approximate signed distance."""
 
+    @abstractmethod
     def distance(self, canvas: Canvas) -> tuple[Box, Array] | None:
         """Bounding box on the canvas and the signed distance in mm there; None if outside the canvas."""
-        raise NotImplementedError
 
 
 def rotation(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> NDArray[np.float64]:

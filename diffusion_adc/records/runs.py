@@ -10,7 +10,7 @@ from typing import Any
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """One row per run below `folder`: state, steps, best score, cohort digest, when it was last written.
+    """One row per run below `folder`: state, steps, best score, cohort digest and provenance.
 
     A run is a folder with record.json. The best score is the lowest ``val/loss`` of metrics.csv.
     """

@@ -13,15 +13,14 @@ import numpy as np
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.errors import UsageError
-from diffusion_adc.evaluation.picture import CaseView, case_figure
+from diffusion_adc.evaluation.picture import CaseView, save_case_figure
 from diffusion_adc.evaluation.table import table_blocks, verdicts
 from diffusion_adc.records import cohort as cohorts
 from diffusion_adc.records import maps as files
-from diffusion_adc.records.atomic import replacing_file, write_text
+from diffusion_adc.records.atomic import write_text
 from diffusion_adc.review.words import WORDS
 
 PICTURES: Final = "pictures"
-_DPI: Final = 80
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --ok: #2a8f57; --no: #c4442d }
@@ -106,10 +105,7 @@ def _picture(maps_dir: Path, cohort_dir: Path, case: Case, target: Path) -> None
         base_probability=_float(maps_dir, case, files.BASE_PROBABILITY),
         draws=np.asarray(files.read_map_volume(maps_dir, case.case_id, files.DRAWS).array, dtype=bool),
     )
-    figure = case_figure(view)
-    with replacing_file(target) as temporary:
-        # No metadata: a picture's text fields are a place where names hide.
-        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+    save_case_figure(view, target)
 
 
 def _float(maps_dir: Path, case: Case, name: str) -> Any:
