@@ -189,8 +189,11 @@ def _test(args: argparse.Namespace) -> int:
     step = argparse.Namespace(
         run=args.run, cohort=cohort, out=maps, split="test", draws=None, steps=None, seed=None
     )
-    _draw(step)
-    return _evaluate(argparse.Namespace(maps=maps, cohort=cohort, truth=truth if truth.is_dir() else None))
+    refused = _draw(step)
+    return (
+        _evaluate(argparse.Namespace(maps=maps, cohort=cohort, truth=truth if truth.is_dir() else None))
+        or refused
+    )
 
 
 def _review(args: argparse.Namespace) -> int:
