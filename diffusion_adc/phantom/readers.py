@@ -56,7 +56,7 @@ def whole_probability(halo_contrast: float) -> float:
     Args:
         halo_contrast: High-b signal of the halo relative to the muscle reference.
     """
-    return float(np.clip(1.0 / (1.0 + np.exp(-(halo_contrast - 3.4) / 0.5)), 0.15, 0.85))
+    return float(np.clip(1.0 / (1.0 + np.exp(-(halo_contrast - 4.0) / 0.6)), 0.1, 0.9))
 
 
 def pair_law(first: LesionTruth, second: LesionTruth, distance_mm: float, near: bool) -> PairTruth:

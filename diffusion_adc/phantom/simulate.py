@@ -31,7 +31,7 @@ from diffusion_adc.records.cohort import read_cohort, write_case, write_manifest
 
 __all__ = ["SimulatedCase", "cohort_up_to_date", "simulate_case", "simulate_cohort"]
 
-PHANTOM_VERSION: Final = 1
+PHANTOM_VERSION: Final = 2
 """Raised whenever the same options give another cohort."""
 
 Progress = Callable[[int, int], None]
