@@ -15,7 +15,7 @@ export WANDB_MODE ?= offline
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench results clean
+.PHONY: help setup demo test lint bench results security clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,8 +49,11 @@ lint: $(STAMP) ## ruff, mypy and the import floors
 bench: $(STAMP) ## figures measured side by side (several minutes, wants a quiet machine)
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
+security: $(STAMP) ## figures of the threat catalogue at 20 % of their counts; FULL=1 for all
+	SECURITY=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m 'security' tests/security
+
 results: $(STAMP) ## trains phantom_pelvis_2d (up to an hour on two cores) and scores it
-	$(RUN) phantom cohorts/pelvis --cases 240 --seed 7 --size 160x160x20 --reuse
+	$(RUN) phantom cohorts/pelvis --cases 400 --seed 7 --size 160x160x20 --reuse
 	$(RUN) fit -c experiments/base.yaml -c experiments/phantom_pelvis_2d.yaml --out runs/phantom_pelvis_2d
 	$(RUN) test --run runs/phantom_pelvis_2d
 

@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_adc.config import Experiment, dump, instantiate, parse
+from diffusion_adc.custody.lineage import refuse_tainted, refuse_tainted_checkpoint
 from diffusion_adc.domain.errors import StoppedBySignal, UsageError
+from diffusion_adc.records.cohort import read_cohort
+from diffusion_adc.records.runs import read_taint
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 
-def fit(experiment: Experiment, run_dir: Path, resume: str, command: Sequence[str], *, quiet: bool) -> bool:
+def fit(
+    experiment: Experiment,
+    run_dir: Path,
+    resume: str,
+    command: Sequence[str],
+    *,
+    quiet: bool,
+    allow_tainted: str | None = None,
+) -> bool:
     """Train an experiment into a run folder, or continue there.
 
     Args:
@@ -26,12 +37,14 @@ def fit(experiment: Experiment, run_dir: Path, resume: str, command: Sequence[st
             empty) or the path of a checkpoint.
         command: Words of the command, for the record.
         quiet: Plain lines instead of progress bars.
+        allow_tainted: Reference of the decision to go on although a person whose data were used has withdrawn.
 
     Returns:
         False if the run was finished already.
 
     Raises:
-        UsageError: Wrong configuration, a run of another experiment in the folder, a missing checkpoint.
+        UsageError: Wrong configuration, a run of another experiment in the folder, a missing or tainted
+            checkpoint.
         NonFiniteError: Training met NaN or infinity.
         StoppedBySignal: SIGTERM or SIGUSR1; saved, resumable.
     """
@@ -44,22 +57,31 @@ def fit(experiment: Experiment, run_dir: Path, resume: str, command: Sequence[st
     earlier = read_record(run_dir)
     if earlier and resume == "never":
         raise UsageError(f"{run_dir.name} holds a run already", "an empty folder", "choose another --out")
+    cohort_dir = Path(experiment.values["cohort"])
     if earlier:
+        refuse_tainted(run_dir, allow_tainted, use="resume", cohort=cohort_dir)
         _refuse_other_experiment(run_dir, text)
     checkpoint = _checkpoint(run_dir, resume, newest_verified)
+    if checkpoint is not None:
+        refuse_tainted_checkpoint(checkpoint, allow_tainted, use="resume", cohort=cohort_dir)
+    if earlier:
+        # A run may go on without the persons who withdrew only under a decision, which is checked above.
+        changed = earlier.get("cohort_digest") != read_cohort(cohort_dir).digest
+        if changed and not (allow_tainted and read_taint(run_dir)):
+            raise UsageError(
+                "the cohort changed since this run started",
+                "the cohort it was trained on",
+                "choose another --out",
+            )
+        if earlier.get("state") == "finished" and resume == "auto":
+            return False
     built, trainer = build(parser, namespace, run_dir, command, text, quiet=quiet)
-    if earlier and earlier.get("cohort_digest") != built.data.cohort.digest:
-        raise UsageError(
-            "the cohort changed since this run started",
-            "the cohort it was trained on",
-            "choose another --out",
-        )
-    if earlier.get("state") == "finished" and resume == "auto":
-        return False
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    record = next(callback for callback in callbacks if isinstance(callback, RunRecord))
+    if checkpoint is not None:
+        record.started_from(checkpoint)
     trainer.fit(built.model, datamodule=built.data, ckpt_path=checkpoint, weights_only=True)
     stop = next(callback for callback in callbacks if isinstance(callback, StopOnSignal))
-    record = next(callback for callback in callbacks if isinstance(callback, RunRecord))
     if stop.stopped is not None:
         record.finish(trainer, "stopped")
         raise StoppedBySignal(
@@ -74,12 +96,17 @@ def fit(experiment: Experiment, run_dir: Path, resume: str, command: Sequence[st
 
 
 def validate(
-    experiment: Experiment, run_dir: Path, command: Sequence[str], *, quiet: bool
+    experiment: Experiment,
+    run_dir: Path,
+    command: Sequence[str],
+    *,
+    quiet: bool,
+    allow_tainted: str | None = None,
 ) -> dict[str, float]:
     """Score a run's newest checkpoint on the validation patches of its experiment.
 
     Raises:
-        UsageError: The run has no verified checkpoint.
+        UsageError: The run has no verified checkpoint, or is tainted and no decision is given.
     """
     parser, namespace = parse(experiment)
 
@@ -90,6 +117,7 @@ def validate(
         raise UsageError(
             f"no verified checkpoint in {run_dir.name}", "a trained run", "run `diffusion-adc fit` first"
         )
+    refuse_tainted(run_dir, allow_tainted, use="validate", cohort=Path(experiment.values["cohort"]))
     built, trainer = build(parser, namespace, run_dir, command, dump(parser, namespace), quiet=quiet)
     rows = trainer.validate(
         built.model, datamodule=built.data, ckpt_path=checkpoint, weights_only=True, verbose=False

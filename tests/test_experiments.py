@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -38,3 +39,17 @@ def test_it_includes_no_other_file(path: Path) -> None:
     values = yaml.safe_load(path.read_text())
     assert "config" not in values
     assert "defaults" not in values
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
+def test_a_sweep_asks_for_experiments_that_parse(path: Path, tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    from diffusion_adc.sweeps.space import read_sweep
+
+    sweep = read_sweep(path)
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask(sweep.distributions())
+    arguments = tmp_path / "args.json"
+    arguments.write_text(json.dumps(sweep.arguments(trial.params)))
+    parser, namespace = parse(compose([*(ROOT / file for file in sweep.experiment_files), arguments]))
+    assert parser is not None
+    assert namespace.model.init_args.learning_rate == trial.params["model.init_args.learning_rate"]

@@ -14,11 +14,13 @@ from typing import Any, Final
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from diffusion_adc.callbacks.tracking import STEP
+from diffusion_adc.callbacks.panels import Overlay, overlay_image, presence_overlay
+from diffusion_adc.callbacks.record import read_record
+from diffusion_adc.callbacks.tracker import Tracker
+from diffusion_adc.custody.lineage import note_pictures
 from diffusion_adc.data.prepare import Recipe
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
@@ -49,6 +51,7 @@ class _Live:
 class _Drawn:
     """One case as drawn: the picture's content and how far its volume is off."""
 
+    case: Case
     view: CaseView
     error: float
 
@@ -72,8 +75,8 @@ class SampleGrid(pl.Callback):
         self._others: list[Case] = []
         self._worst: tuple[float, Case] | None = None
 
-    def attach(self, run_dir: Path, *, pictures: bool) -> None:
-        """Where grids go, and whether the tracker may have them too."""
+    def attach(self, run_dir: Path, *, pictures: bool = True) -> None:
+        """Where grids go, and whether the tracker is offered them too; its policy has the last word."""
         self.run_dir, self.pictures = run_dir, pictures
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -142,22 +145,32 @@ class SampleGrid(pl.Callback):
             base_probability=tumor_map.base_probability,
             draws=tumor_map.draws,
         )
-        return _Drawn(view, error)
+        return _Drawn(case, view, error)
 
     def _write(self, trainer: pl.Trainer, drawn: Mapping[str, _Drawn]) -> None:
         assert self.run_dir is not None
-        logger = next((entry for entry in trainer.loggers if isinstance(entry, WandbLogger)), None)
-        images: dict[str, Any] = {}
+        tracker = next((entry for entry in trainer.loggers if isinstance(entry, Tracker)), None)
+        pictures: dict[str, Path] = {}
+        overlays: dict[str, Overlay] = {}
+        key = read_record(self.run_dir).get("case_key")
         for role, case in drawn.items():
             target = self.run_dir / FOLDER / f"step{trainer.global_step:07d}_{role}.png"
             name = role.replace("_", " ")
             # The role, not the research ID: pictures travel further than the data they were made from.
             title = f"{name} validation case, step {trainer.global_step}"
+            if key is not None:  # noted before it is there; a picture not noted counts as anybody's
+                note_pictures(target.parent, {target.name: case.case.case_id}, key)
             save_case_figure(replace(case.view, title=title), target)
-            images[f"grids/{role}"] = target
-        if logger is not None and self.pictures:
-            import wandb
+            pictures[role], overlays[role] = target, presence_overlay(case.view)
+        if tracker is not None and self.pictures and tracker.policy.may_send_pictures:
+            tracker.log_panels(lambda: _panels(pictures, overlays), trainer.global_step)
 
-            logger.experiment.log(
-                {key: wandb.Image(str(path)) for key, path in images.items()} | {STEP: trainer.global_step}
-            )
+
+def _panels(pictures: Mapping[str, Path], overlays: Mapping[str, Overlay]) -> dict[str, Any]:
+    """Each role's grid as written, and its slice with the presences as masks."""
+    import wandb
+
+    grids = {f"grids/{role}": wandb.Image(str(path)) for role, path in pictures.items()}
+    return grids | {
+        f"slices/{role}": overlay_image(overlay, role.replace("_", " ")) for role, overlay in overlays.items()
+    }

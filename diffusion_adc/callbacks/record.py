@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import importlib.metadata
 import json
 import platform
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import lightning.pytorch as pl
 
+from diffusion_adc.custody.lineage import keyed_hash, parents_of
 from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.records.atomic import write_json, write_text
 
@@ -39,10 +39,7 @@ def git_commit() -> str | None:
 
 def hashed_cases(cohort: Cohort, key: str) -> list[str]:
     """The cohort's cases as keyed hashes: they prove use without naming anyone."""
-    return sorted(
-        hmac.new(bytes.fromhex(key), case.case_id.encode(), hashlib.sha256).hexdigest()
-        for case in cohort.cases
-    )
+    return sorted(keyed_hash(case.case_id, key) for case in cohort.cases)
 
 
 class RunRecord(pl.Callback):
@@ -72,10 +69,19 @@ class RunRecord(pl.Callback):
             "cohort_digest": cohort.digest,
             "provenance": cohort.provenance,
             "case_key": key,
-            "cases": hashed_cases(cohort, key),
+            # A case once used stays used, also when its person has left the cohort since.
+            "cases": sorted({*hashed_cases(cohort, key), *earlier.get("cases", ())}),
+            "parents": earlier.get("parents", []),
             "seed": seed,
             "command": [Path(word).name if word.startswith("/") else word for word in command],
         }
+
+    def started_from(self, checkpoint: Path) -> None:
+        """Remember the cases behind a checkpoint that another run made."""
+        if checkpoint.resolve().parent.parent == self.path.resolve().parent:
+            return
+        known = self.record["parents"]
+        self.record["parents"] = known + [parent for parent in parents_of(checkpoint) if parent not in known]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.is_global_zero:

@@ -6,69 +6,67 @@ The tracker never decides whether training succeeds, and by default nothing leav
 from __future__ import annotations
 
 import csv
-import os
+import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import WandbLogger
+import torch
 
-from diffusion_adc.domain.errors import UsageError
+from diffusion_adc.callbacks.artifacts import log_models
+from diffusion_adc.callbacks.settings import Tracking
+from diffusion_adc.callbacks.tracker import STEP, Tracker
 from diffusion_adc.records.atomic import write_csv
 
-STEP = "trainer/global_step"
+__all__ = ["STEP", "MetricsTable", "PlainLines", "RunWatch", "Tracker", "Tracking"]
 
 
-class Tracking:
-    """Weights & Biases settings of an experiment.
+class RunWatch(pl.Callback):
+    """Throughput, memory and learning rate once per epoch, and the checkpoints at the end, for the tracker.
 
-    Args:
-        mode: ``offline`` (default), ``online`` (needs a key), or ``disabled``.
-        project: Project the run belongs to.
-        pictures: Send sample grids as well; cohorts of restricted provenance never do, whatever this says.
+    They go to the tracker alone: RUN/metrics.csv keeps what judges the model.
     """
 
-    def __init__(
-        self,
-        mode: Literal["offline", "online", "disabled"] = "offline",
-        project: str = "diffusion-adc",
-        pictures: bool = True,
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.patches, self.started = 0, 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.patches, self.started = 0, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.mode, self.project, self.pictures = mode, project, pictures
+        tensors = batch.values() if isinstance(batch, Mapping) else (batch,)
+        self.patches += next((len(value) for value in tensors if torch.is_tensor(value) and value.ndim), 0)
 
-    def logger(self, run_dir: Path, run_id: str, config: Mapping[str, Any]) -> WandbLogger | None:
-        """The run's W&B logger, or None if disabled.
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.tracker.log_metrics(self.measured(trainer), trainer.global_step)
 
-        Host, program, arguments, git, console, code and machine statistics are never recorded: they name
-        folders and people.
+    def measured(self, trainer: pl.Trainer) -> dict[str, float]:
+        """The epoch's figures by name; speeds in patches per second, memory in MiB."""
+        values = {
+            "speed/patches_per_s": self.patches
+            * trainer.world_size
+            / max(1e-9, time.monotonic() - self.started),
+            "memory/host_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        if trainer.strategy.root_device.type == "cuda":
+            values["memory/gpu_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        for index, optimizer in enumerate(trainer.optimizers):
+            name = "learning_rate" if index == 0 else f"learning_rate_{index}"
+            values[f"optimizer/{name}"] = float(optimizer.param_groups[0]["lr"])
+        return values
 
-        Raises:
-            UsageError: Online was asked for without a key.
-        """
-        if self.mode == "disabled":
-            return None
-        if self.mode == "online" and not os.environ.get("WANDB_API_KEY"):
-            raise UsageError("tracking.mode=online without a key", "WANDB_API_KEY", "set it or use offline")
-        import wandb
+    def _models(self, run: Any) -> None:
+        log_models(run, self.tracker.run_dir)
 
-        # Artifacts are staged in user folders by default; a run folder must be complete in itself.
-        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-            os.environ[name] = str(run_dir / "wandb" / name.removeprefix("WANDB_").lower())
-        # Before the settings apply, the client prints notices of its own.
-        os.environ.setdefault("WANDB_SILENT", "true")
-        settings = wandb.Settings(
-            console="off", disable_git=True, disable_code=True, save_code=False, x_disable_meta=True,
-            x_disable_stats=True, x_disable_machine_info=True, host="anon", root_dir=str(run_dir), silent=True,
-        )  # fmt: skip
-        logger = WandbLogger(
-            project=self.project, name=run_id, id=run_id, save_dir=str(run_dir), offline=self.mode == "offline",
-            settings=settings, config=dict(config), log_model=False,
-        )  # fmt: skip
-        # Lightning always passes this retired argument, and the client warns of it in every run.
-        logger._wandb_init.pop("anonymous", None)
-        return logger
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        tracker = self.tracker
+        if trainer.is_global_zero and tracker.mode == "online" and tracker.policy.may_send_models:
+            tracker.submit(self._models)
 
 
 class MetricsTable(pl.Callback):

@@ -6,6 +6,7 @@ are known, so that a network can tell "unknown" from "zero".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -24,6 +25,13 @@ PRIMARIES: Final = (
     "other",
 )  # fmt: skip
 STAGES: Final = ("I", "II", "III", "IV")
+# UICC TNM: an optional basis (c clinical, p pathological, y after treatment, r recurrence, a autopsy), then the
+# category with its subdivisions.
+TNM: Final = {
+    "t_stage": re.compile(r"[cpyra]{0,2}T(?:X|0|is|a|[1-4](?:mi|[a-d])?[1-3]?)", re.ASCII),
+    "n_stage": re.compile(r"[cpyra]{0,2}N(?:X|[0-3](?:mi|[a-c])?)", re.ASCII),
+    "m_stage": re.compile(r"[cpyra]{0,2}M(?:X|[01][a-d]?)", re.ASCII),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,20 @@ class Covariates:
     alp_u_l: float | None = None
     ldh_u_l: float | None = None
     hemoglobin_g_dl: float | None = None
+    t_stage: str | None = None
+    """TNM category as written, with its basis: ``pT2a``; so too `n_stage` and `m_stage`."""
+    n_stage: str | None = None
+    m_stage: str | None = None
+    crp_mg_dl: float | None = None
+    calcium_mg_dl: float | None = None
+    creatinine_mg_dl: float | None = None
+    psa_density_ng_ml2: float | None = None
+    """PSA over prostate volume, ng/mL per mL."""
+    prostate_volume_ml: float | None = None
+    isup_grade: float | None = None
+    """ISUP grade group 0 (no cancer) to 5; only public sets have it. Never a network's input: it is an outcome."""
+    below_detection: tuple[str, ...] = ()
+    """Names of the laboratory values that are a detection limit: the true value lies below."""
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -54,6 +76,14 @@ class Covariates:
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise CaseError(f"an unknown value of {name}", f"one of {', '.join(allowed)}", code="C08")
+        for name, pattern in TNM.items():
+            value = getattr(self, name)
+            if value is not None and not pattern.fullmatch(value):
+                raise CaseError(f"an unknown value of {name}", "a TNM category such as pT2a", code="C08")
+        object.__setattr__(self, "below_detection", tuple(sorted(set(self.below_detection))))
+        for name in self.below_detection:
+            if name not in LABORATORY or getattr(self, name) is None:
+                raise CaseError("a detection limit without its value", "a laboratory value", code="C02")
         for name in ("comorbidity", "recurrence"):
             value = getattr(self, name)
             if value is None:
@@ -69,8 +99,15 @@ class Covariates:
             if not low <= value <= high:
                 code = "C04" if name == "age_years" else "C05"
                 raise CaseError(f"{name} out of range", f"{low:g} to {high:g}", "check the unit", code=code)
+        if self.isup_grade is not None and self.isup_grade % 1:
+            raise CaseError("an unknown value of isup_grade", "a whole number 0 to 5", code="C08")
         if self.age_years is not None:  # whole years, the oldest pooled: rare ages identify
             object.__setattr__(self, "age_years", float(min(int(self.age_years), 90)))
+
+    def record(self) -> dict[str, Any]:
+        """Every core covariate, and of the later ones those known: a table without them keeps its digest."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if name in CORE or value not in (None, ())}
 
 
 _RANGES: Final = {
@@ -79,9 +116,19 @@ _RANGES: Final = {
     "alp_u_l": (0.0, 20_000.0),
     "ldh_u_l": (0.0, 50_000.0),
     "hemoglobin_g_dl": (1.0, 30.0),
+    "crp_mg_dl": (0.0, 100.0),
+    "calcium_mg_dl": (2.0, 25.0),
+    "creatinine_mg_dl": (0.05, 40.0),
+    "psa_density_ng_ml2": (0.0, 500.0),
+    "prostate_volume_ml": (1.0, 2000.0),
+    "isup_grade": (0.0, 5.0),
 }
-
-NAMES: Final = tuple(f.name for f in fields(Covariates))
+LABORATORY: Final = (
+    "psa_ng_ml", "alp_u_l", "ldh_u_l", "hemoglobin_g_dl", "crp_mg_dl", "calcium_mg_dl", "creatinine_mg_dl",
+)  # fmt: skip
+CORE: Final = tuple(f.name for f in fields(Covariates))[:11]
+"""Covariates every table has a column for; the later ones have one where somebody's value is known."""
+LATER: Final = tuple(f.name for f in fields(Covariates))[11:]
 
 
 def _indicator(name: str, value: str) -> float:
@@ -104,6 +151,8 @@ _ENCODERS: Final[dict[str, tuple[tuple[str, Callable[[Any], float]], ...]]] = {
     "hemoglobin_g_dl": (("hemoglobin_g_dl", lambda v: (float(v) - 13.0) / 2.0),),
 }
 
+NAMES: Final = tuple(_ENCODERS)
+"""Covariates a network can be given."""
 FEATURES: Final = tuple(name for encoder in _ENCODERS.values() for name, _ in encoder)
 """Names of the encoded features, in order."""
 

@@ -79,7 +79,7 @@ class Cohort:
         """SHA-256 over every case's row with its file hashes and over the clinical rows in use."""
         rows = [asdict(case) for case in sorted(self.cases, key=lambda c: c.case_id)]
         persons = {case.research_id for case in self.cases}
-        table = {rid: asdict(row) for rid, row in sorted(self.clinical.items()) if rid in persons}
+        table = {rid: row.record() for rid, row in sorted(self.clinical.items()) if rid in persons}
         text = json.dumps({"cases": rows, "clinical": table}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 

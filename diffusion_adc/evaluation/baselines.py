@@ -6,7 +6,7 @@ selection of the scanner's ADC map; arrays are (I, J, K) on the case's grid, ADC
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,14 @@ class Prediction:
         probability: float32 (I, J, K) in [0, 1].
         threshold: Probability from which the map keeps a voxel.
         draws: bool or uint8 (I, J, K, D), joint draws of presence; None for a method without any.
+        lesion_threshold: Peak probability from which a region of the map is called a lesion.
     """
 
     tumor_adc: NDArray[np.float32]
     probability: NDArray[np.float32]
     threshold: float
     draws: NDArray[np.generic] | None = None
+    lesion_threshold: float = 0.0
 
     @property
     def presence(self) -> NDArray[np.bool_]:
@@ -69,9 +71,11 @@ def base_head_map(
     threshold: float,
     adc: NDArray[np.float32],
     valid: NDArray[np.bool_],
+    lesion_threshold: float = 0.0,
 ) -> Prediction:
-    """B3: the deterministic base head × ADC, cut at its own threshold (fixed on validation cases)."""
-    return _selection(adc, valid & (base_probability >= threshold), base_probability, threshold)
+    """B3: the deterministic base head × ADC, cut at its own thresholds (fixed on validation cases)."""
+    kept = _selection(adc, valid & (base_probability >= threshold), base_probability, threshold)
+    return replace(kept, lesion_threshold=lesion_threshold)
 
 
 def from_draws(

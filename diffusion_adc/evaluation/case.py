@@ -209,8 +209,12 @@ def score_case(prediction: Prediction, reference: Reference, uniforms: Sequence[
 
     every = lesion_candidates(inside, probability, threshold=prediction.threshold)
     count = int(every.operating.sum())
-    found = np.where(every.labels <= count, every.labels, 0)
-    matching = match_lesions(found, every.confidence[:count], labels, ignored)
+    # Only what reaches the lesion threshold is called a lesion; the curve goes on below it.
+    called = np.flatnonzero(every.confidence[:count] >= np.float32(prediction.lesion_threshold))
+    renumbered = np.zeros(every.operating.size + 1, dtype=np.int32)
+    renumbered[called + 1] = np.arange(1, called.size + 1)
+    found, count = renumbered[every.labels], int(called.size)
+    matching = match_lesions(found, every.confidence[called], labels, ignored)
     curve = matching
     if count < every.operating.size:
         curve = match_lesions(every.labels, every.confidence, labels, ignored)

@@ -244,6 +244,7 @@ def _predictions(
             probability=read_probability(files.PROBABILITY),
             threshold=float(manifest.get("tau", 0.5)),
             draws=draws,
+            lesion_threshold=float(manifest.get("lesion_tau", 0.0)),
         ),
     )
     adc, valid = reference.adc, reference.valid
@@ -254,7 +255,12 @@ def _predictions(
         yield table.RULE, rule_map(high, adc, valid)
     if files.BASE_PROBABILITY in stored and manifest.get("base_tau") is not None:
         base = read_probability(files.BASE_PROBABILITY)
-        yield table.BASE_HEAD, base_head_map(base, float(manifest["base_tau"]), adc, valid)
+        yield (
+            table.BASE_HEAD,
+            base_head_map(
+                base, float(manifest["base_tau"]), adc, valid, float(manifest.get("base_lesion_tau", 0.0))
+            ),
+        )
     if truth is not None:
         count = ORACLE_DRAWS if draws is None else draws.shape[-1]
         oracle = np.stack(oracle_draws(truth, count, SEED), axis=-1)

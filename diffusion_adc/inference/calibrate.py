@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.domain.errors import CohortError, UsageError
+from diffusion_adc.domain.rule import clinical_rule
 from diffusion_adc.domain.units import voxel_volume_ml
-from diffusion_adc.inference.native import draw_native, split_cohort
+from diffusion_adc.inference.lesion_threshold import SparseScore, choose_lesion_threshold
+from diffusion_adc.inference.native import NativeDraws, draw_native, split_cohort
 from diffusion_adc.inference.run import LoadedRun
 from diffusion_adc.inference.threshold import (
     BASE_LOGITS,
@@ -26,9 +29,10 @@ from diffusion_adc.inference.threshold import (
     draw_thresholds,
 )
 from diffusion_adc.records.atomic import write_json
-from diffusion_adc.records.cohort import presence_readings, read_cohort
+from diffusion_adc.records.cohort import load_volume, presence_readings, read_cohort
 
 FILE: Final = "calibration.json"
+_LOWEST_LOGIT: Final = BASE_LOGITS[0]
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Calibration:
         base_tau: Threshold of the base head's calibrated probability.
         base_criterion: Value of the criterion there.
         temperature: Of the base head's logit.
+        lesion_tau: Peak probability from which a region of the flow's map is called a lesion.
+        base_lesion_tau: The same for the base head's map.
     """
 
     checkpoint_sha256: str
@@ -60,6 +66,8 @@ class Calibration:
     base_tau: float
     base_criterion: float
     temperature: float
+    lesion_tau: float
+    base_lesion_tau: float
 
     def base_probability(self, logit: NDArray[np.floating]) -> NDArray[np.float32]:
         """Calibrated probability of the base head, float32, from its logit."""
@@ -107,19 +115,25 @@ def fit_thresholds(
         )
     levels = draw_thresholds(run.settings.draws)
     curves, base_curves, temperature = [], [], TemperatureFit()
+    sparse, base_sparse = [], []
     for number, case in enumerate(cases, start=1):
         drawn = draw_native(run, cohort_dir, cohort, case, run.settings, workers=workers)
         # A case known to be tumor-free may have no map of its own: its reading is empty.
         readings = presence_readings(cohort_dir, case) or [np.zeros(drawn.adc.shape, dtype=bool)]
         voxel_ml = voxel_volume_ml(drawn.affine)
-        curves.append(case_curve(drawn.probability, readings, drawn.usable, voxel_ml, levels))
-        base_curves.append(case_curve(drawn.base_logit, readings, drawn.usable, voxel_ml, BASE_LOGITS))
+        rule = _rule(cohort_dir, case, drawn)
+        curves.append(case_curve(drawn.probability, readings, drawn.usable, voxel_ml, levels, rule))
+        base_curves.append(case_curve(drawn.base_logit, readings, drawn.usable, voxel_ml, BASE_LOGITS, rule))
+        sparse.append(SparseScore.of(drawn.probability, readings, drawn.usable, levels[0]))
+        base_sparse.append(SparseScore.of(drawn.base_logit, readings, drawn.usable, _LOWEST_LOGIT))
         temperature.add(drawn.base_logit, readings, drawn.usable)
         if progress is not None:
             progress(number, len(cases))
     tau, criterion = choose_threshold(curves, levels)
     base_logit, base_criterion = choose_threshold(base_curves, BASE_LOGITS)
     fitted = temperature.temperature()
+    lesion_tau, _ = choose_lesion_threshold(sparse, tau, levels)
+    base_lesion, _ = choose_lesion_threshold(base_sparse, base_logit, BASE_LOGITS)
     calibration = Calibration(
         checkpoint_sha256=run.checkpoint_sha256,
         cohort_digest=cohort.digest,
@@ -132,9 +146,19 @@ def fit_thresholds(
         base_tau=float(expit(base_logit / fitted)),
         base_criterion=base_criterion,
         temperature=fitted,
+        lesion_tau=lesion_tau,
+        base_lesion_tau=float(expit(base_lesion / fitted)),
     )
     write_json(run.path / FILE, calibration.record())
     return calibration
+
+
+def _rule(cohort_dir: Path, case: Case, drawn: NativeDraws) -> NDArray[np.bool_] | None:
+    """What the clinical rule keeps, bool (I, J, K); None without a high-b image."""
+    if seq.DWI_HIGH not in case.files:
+        return None
+    dwi_high = load_volume(cohort_dir, case, seq.DWI_HIGH).array
+    return clinical_rule(np.asarray(dwi_high, dtype=np.float32), drawn.adc, drawn.usable)
 
 
 def validation_cases(run: LoadedRun, cohort: Cohort) -> list[Case]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 
+from diffusion_adc.custody.lineage import pass_on
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.domain.errors import CaseError, CohortError, DiffusionAdcError, UsageError
@@ -83,6 +84,7 @@ def draw_cohort(
     device: str = "auto",
     threads: int | None = None,
     resume: bool = True,
+    allow_tainted: str | None = None,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -102,6 +104,8 @@ def draw_cohort(
         threads: Draws made at once on a CPU, one core each; as many as torch has threads by default. The
             maps do not depend on it.
         resume: Keep complete cases drawn with the same run, settings and inputs.
+        allow_tainted: Reference of the decision to draw although a person the run learned from has withdrawn;
+            the maps are marked as the run is.
         command: Words of the command, for the record; never a path.
         progress: Called after every case, validation cases of a first calibration included.
 
@@ -113,7 +117,7 @@ def draw_cohort(
         CohortError: The cohort or the checkpoint is damaged.
         CaseError: No case at all could be drawn; the first one's reason.
     """
-    run = load_run(run_dir, checkpoint, device)
+    run = load_run(run_dir, checkpoint, device, allow_tainted=allow_tainted)
     cohort = read_cohort(cohort_dir)
     chosen = settings or run.settings
     cases = _cases(run, cohort, split)
@@ -125,6 +129,7 @@ def draw_cohort(
         refused: dict[str, str] = {}
         first_refusal: DiffusionAdcError | None = None
         files.write_maps_manifest(out, {**manifest, "complete": False, "refused": {}})
+        pass_on(run_dir, out)
         for case in cases:
             drawn_with = _drawn_with(run, cohort, case, chosen, calibration)
             if not (resume and _is_complete(out, case.case_id, drawn_with)):
@@ -228,6 +233,8 @@ def _manifest(
         "settings": _settings_in_force(run, settings),
         "tau": calibration.tau,
         "base_tau": calibration.base_tau,
+        "lesion_tau": calibration.lesion_tau,
+        "base_lesion_tau": calibration.base_lesion_tau,
         "temperature": calibration.temperature,
         "calibration": calibration.record(),
         # Scores of cases on which the thresholds were fixed are not scores of unseen cases.

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 import yaml
 
+from diffusion_adc.custody.lineage import refuse_tainted_checkpoint
 from diffusion_adc.data.prepare import Recipe
 from diffusion_adc.domain.errors import CohortError, UsageError
 from diffusion_adc.inference.settings import DrawSettings
@@ -99,7 +100,13 @@ def _settings(experiment: Mapping[str, Any]) -> DrawSettings:
         ) from None
 
 
-def load_run(run_dir: Path, checkpoint: str = "best", device: torch.device | str = "cpu") -> LoadedRun:
+def load_run(
+    run_dir: Path,
+    checkpoint: str = "best",
+    device: torch.device | str = "cpu",
+    *,
+    allow_tainted: str | None = None,
+) -> LoadedRun:
     """Open a run.
 
     The averaged weights are taken: a checkpoint keeps them under ``state_dict``, the raw ones elsewhere.
@@ -108,21 +115,23 @@ def load_run(run_dir: Path, checkpoint: str = "best", device: torch.device | str
         run_dir: RUN.
         checkpoint: ``best`` (the last one where the run keeps no best) or ``last``.
         device: Where the stage goes; ``auto`` takes a GPU if there is one.
+        allow_tainted: Reference of the decision to use a run although a person it learned from has withdrawn.
 
     Raises:
-        UsageError: No run, no such checkpoint, a class outside the package's stages, or a checkpoint of
+        UsageError: No run, a tainted one, no such checkpoint, a class outside the package's stages, or a checkpoint of
             another configuration.
         CohortError: The checkpoint is damaged.
     """
     experiment = read_experiment(run_dir)
+    data = dict((experiment.get("data") or {}).get("init_args") or {})
+    cohort = data.get("cohort") or experiment.get("cohort")
     path = _checkpoint(run_dir, checkpoint)
+    refuse_tainted_checkpoint(path, allow_tainted, use="draw", cohort=Path(cohort) if cohort else None)
     digest = _verified(path)
     stage = build_stage(experiment["model"])
     load_weights(stage, _read_checkpoint(path))
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     stage.requires_grad_(False).eval().to(where)
-    data = dict((experiment.get("data") or {}).get("init_args") or {})
-    cohort = data.get("cohort") or experiment.get("cohort")
     return LoadedRun(
         path=run_dir,
         stage=stage,

@@ -6,6 +6,7 @@ from the user. The true value is stored with the case; none is ever assumed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.intake.nifti import Refusal
 from diffusion_adc.intake.options import DWI, SUFFIXES, IngestOptions
+from diffusion_adc.records.atomic import sha256_bytes
 
 GE_BIAS: Final = 1e9
 """Some scanners store b + 10⁹ where several b-values were acquired."""
@@ -59,7 +61,7 @@ def single(path: Path, options: IngestOptions, research_id: str, name: str) -> f
         if name not in options.b_values:
             raise refused("S12", "no b-value", f"--b {name}=NUMBER or {name}=unknown", "declare the b-value")
         return declared
-    if len(listed) != 1 or (declared is not None and not _close(listed[0], declared)):
+    if len(listed) != 1 or (declared is not None and not close(listed[0], declared)):
         stated = f"{len(listed)} values" if len(listed) != 1 else f"b = {listed[0]:g} s/mm²"
         raise refused(
             "S12", f"{stated} in the .bval list", "one value, the declared one" if declared else "one value",
@@ -68,7 +70,8 @@ def single(path: Path, options: IngestOptions, research_id: str, name: str) -> f
     return listed[0]
 
 
-def _close(one: float, other: float) -> bool:
+def close(one: float, other: float) -> bool:
+    """Whether two b-values in s/mm² were meant to be one."""
     return abs(one - other) <= max(_SPREAD[0], _SPREAD[1] * max(one, other))
 
 
@@ -76,7 +79,7 @@ def clusters(b_values: list[float]) -> list[tuple[float, list[int]]]:
     """b-values meant to be one, in rising order: their mean and their positions in the list."""
     groups: list[list[int]] = []
     for index in sorted(range(len(b_values)), key=lambda n: (b_values[n], n)):
-        if groups and _close(b_values[groups[-1][0]], b_values[index]):
+        if groups and close(b_values[groups[-1][0]], b_values[index]):
             groups[-1].append(index)
         else:
             groups.append([index])
@@ -109,16 +112,16 @@ def split_series(
     if len(b_values) != array.shape[3]:
         raise refused("S12", f"{len(b_values)} b-values", f"{array.shape[3]}, one per volume")
     groups = clusters(b_values)
-    images = np.stack([_trace(array[..., members], b) for b, members in groups])
+    images = np.stack([trace(array[..., members], b) for b, members in groups])
     kept: dict[str, tuple[NDArray[np.float32], float]] = {}
     for name in (seq.DWI_LOW, seq.DWI_HIGH):
-        wanted = options.b_value(name)
+        wanted = options.wanted_b(name)
         default = groups[0][0] if name == seq.DWI_LOW else _USUAL_HIGH_B
         index = min(
             range(len(groups)), key=lambda n: abs(groups[n][0] - (default if wanted is None else wanted))
         )
         b = groups[index][0]
-        usable = _close(b, wanted) if wanted is not None else (b <= _LOW_B) == (name == seq.DWI_LOW)
+        usable = close(b, wanted) if wanted is not None else (b <= _LOW_B) == (name == seq.DWI_LOW)
         if usable:
             kept[name] = (images[index], b)
         elif wanted is not None:
@@ -132,7 +135,13 @@ def split_series(
     return kept, images, [b for b, _ in groups]
 
 
-def _trace(volumes: NDArray[np.floating], b: float) -> NDArray[np.float32]:
+def joined_sha256(digests: Sequence[str]) -> str:
+    """One SHA-256 for several files, in their order; the file's own for a single one."""
+    return digests[0] if len(digests) == 1 else sha256_bytes("".join(digests).encode())
+
+
+def trace(volumes: NDArray[np.floating], b: float) -> NDArray[np.float32]:
+    """The trace-weighted image (I, J, K) of directions or repetitions (I, J, K, N): geometric mean above b = 100."""
     if volumes.shape[3] == 1 or b <= _LOW_B:
         return np.asarray(volumes.mean(axis=3), dtype=np.float32)
     with np.errstate(divide="ignore"):

@@ -1,9 +1,10 @@
-"""One folder of files → one case of the cohort, or a refusal with its code."""
+"""One examination → one case of the cohort, or a refusal with its code."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import ID_PATTERN, Case, check_research_id
 from diffusion_adc.domain.errors import CaseError
-from diffusion_adc.domain.signal import fit_adc, validity_mask
+from diffusion_adc.domain.signal import validity_mask
 from diffusion_adc.domain.units import resolve_adc_unit
-from diffusion_adc.intake import bvalues, quality
-from diffusion_adc.intake.nifti import Loaded, Refusal, aligned, find_file, on_adc_grid, read_volume
-from diffusion_adc.intake.options import DWI, DWIS, IngestOptions
-from diffusion_adc.intake.target import read_target
+from diffusion_adc.intake import orientation, quality, register
+from diffusion_adc.intake.examination import Examination
+from diffusion_adc.intake.nifti import Loaded, Refusal
+from diffusion_adc.intake.options import IngestOptions
 from diffusion_adc.records.cohort import write_case
+from diffusion_adc.records.dicom_reference import write_dicom_reference
 
 _FOLDER: Final = re.compile(r"([A-Za-z]{1,16}-?[0-9]{3,8}|[0-9]{3,8})(?:_([0-9]{2}))?", re.ASCII)
 Volumes = dict[str, NDArray[np.generic]]
@@ -45,18 +47,13 @@ def case_name(name: str, prefix: str) -> tuple[str, int]:
         ) from None  # fmt: skip
 
 
-def ingest_case(
-    root: Path, folder: Path, staged: Path, options: IngestOptions, research_id: str, exam_order: int
-) -> tuple[Case, list[str]]:
-    """Check one case folder and write it into the cohort being built.
+def ingest_examination(exam: Examination, staged: Path, options: IngestOptions) -> tuple[Case, list[str]]:
+    """Check one examination and write it into the cohort being built.
 
     Args:
-        root: The source folder.
-        folder: The case's folder.
+        exam: Every volume checked alone, the diffusion images on the ADC grid.
         staged: Where the cohort is built.
         options: What the user declares.
-        research_id: Of the person.
-        exam_order: 1 for the person's first examination.
 
     Returns:
         The case and what was taken in with a doubt.
@@ -65,99 +62,105 @@ def ingest_case(
         CaseError: The case is refused; nothing of it was written.
         DiffusionAdcError: The disk is full or the folder cannot be written.
     """
-    stems = {name: options.stem(name) for name in seq.SEQUENCES}
-    if options.stem(DWI) not in stems.values():  # a file the user calls dwi_high is no series of its own
-        stems[DWI] = options.stem(DWI)
-    files = {
-        name: path
-        for name, stem in stems.items()
-        if (path := find_file(root, folder, stem, research_id, name)) is not None
-    }
-    _check_present(files, options, research_id)
-    adc = read_volume(files[seq.ADC], research_id, seq.ADC)
-    assert options.adc_unit is not None
-    unit, factor = resolve_adc_unit(adc.array, options.adc_unit, research_id=research_id)
-    values = (adc.array * factor).astype(np.float32)
-    volumes: Volumes = {seq.ADC: values}
-    extra: dict[str, Any] = {
-        "adc_unit": unit, "overlap": {}, "source_sha256": {seq.ADC: adc.sha256},
-        "source_type": {seq.ADC: adc.stored_as},
-    }  # fmt: skip
-    b_values, recomputed = _add_diffusion(volumes, files, adc, options, research_id, extra)
-    for name in (seq.T1W, seq.T2W):
-        if name in files:
-            anatomy = _noted(read_volume(files[name], research_id, name), name, extra)
-            volumes[name], extra["overlap"][name] = on_adc_grid(anatomy, adc, research_id, name)
+    research_id = exam.research_id
+    unit, factor = resolve_adc_unit(exam.adc.array, exam.adc_unit, research_id=research_id)
+    values = (exam.adc.array * factor).astype(np.float32)
+    volumes: Volumes = {seq.ADC: values, **exam.diffusion.images}
+    extra = _record(exam, unit)
+    warnings = list(exam.warnings)
+    warnings += _add_anatomy(volumes, exam, values, options, extra)
     valid = validity_mask(values, volumes.get(seq.DWI_LOW), volumes.get(seq.DWI_HIGH))
     volumes[seq.VALID] = valid
     body = quality.body_mask(volumes)
-    warnings = _check_negative(values, body, research_id, extra)
-    warnings += _check_agreement(values, recomputed, valid & body, research_id, extra)
-    target = read_target(root, folder, adc, values, factor, options, research_id)
+    warnings += _check_negative(values, body, research_id, extra)
+    warnings += _check_agreement(values, exam.diffusion.recomputed, valid & body, research_id, extra)
+    target = exam.read_target(values, factor)
     extra["source_sha256"] |= target.sha256
     warnings += target.warnings
     extra["warnings"] = warnings
+    b_values = exam.diffusion.b_values
     case = Case(
-        research_id=research_id, exam_order=exam_order, provenance=options.provenance,
-        tumor_status=target.status, adc_unit_source="declared",
+        research_id=research_id, exam_order=exam.exam_order, provenance=options.provenance,
+        tumor_status=target.status, adc_unit_source=exam.adc_unit_source, scanner=exam.facts.scanner,
+        field_t=exam.facts.field_t, anatomy=exam.facts.anatomy,
         declared=_declared(volumes, b_values, target.status), b_low=b_values.get(seq.DWI_LOW),
         b_high=b_values.get(seq.DWI_HIGH),
     )  # fmt: skip
     volumes.update(target.own)
-    return write_case(staged, case, volumes, adc.affine, target.readers, extra), warnings
+    written = write_case(staged, case, volumes, exam.adc.affine, target.readers, extra)
+    if exam.reference is not None:
+        write_dicom_reference(staged, case.case_id, exam.reference)
+    return written, warnings
 
 
-def _noted(volume: Loaded, name: str, extra: dict[str, Any]) -> Loaded:
-    extra["source_sha256"][name], extra["source_type"][name] = volume.sha256, volume.stored_as
-    return volume
+def _record(exam: Examination, unit: str) -> dict[str, Any]:
+    """What case.json keeps of where the volumes came from."""
+    extra: dict[str, Any] = {
+        "adc_unit": unit, "overlap": {}, "b_source": exam.diffusion.source,
+        "source_sha256": {seq.ADC: exam.adc.sha256, **exam.diffusion.sha256},
+        "source_type": {seq.ADC: exam.adc.stored_as, **exam.diffusion.stored_as}, **exam.record,
+    }  # fmt: skip
+    if exam.diffusion.measured:
+        extra["b_measured"] = list(exam.diffusion.measured)
+    if exam.ignored:
+        extra["ignored"] = [list(entry) for entry in exam.ignored]
+    if exam.station is not None:
+        extra["stations"] = int(exam.station.max()) + 1
+    return extra
 
 
-def _check_present(files: Mapping[str, Path], options: IngestOptions, research_id: str) -> None:
-    """Every sequence is there or was declared missing; a 4-D series stands for both diffusion images."""
-    if DWI in files and set(DWIS) & set(files):
-        raise Refusal(research_id, DWI)("S01", "a 4-D series and single images", "one of the two")
-    for name in seq.SEQUENCES:
-        if name in files or (name in DWIS and DWI in files) or name in options.allow_missing:
-            continue
-        raise Refusal(research_id, name)(
-            "S13" if name == seq.DWI_LOW else "S01", f"no file {options.stem(name)}",
-            "the ADC map" if name == seq.ADC else "every sequence, or --allow-missing",
-            "deliver it" if name == seq.ADC else f"deliver it or declare --allow-missing {name}",
-        )  # fmt: skip
-    if not {*DWIS, DWI} & set(files):
-        raise Refusal(research_id, seq.DWI_HIGH)(
-            "S01", "no diffusion-weighted image", "at least one", "deliver one"
-        )
-
-
-def _add_diffusion(
-    volumes: Volumes, files: Mapping[str, Path], adc: Loaded, options: IngestOptions, research_id: str,
+def _add_anatomy(
+    volumes: Volumes,
+    exam: Examination,
+    values: NDArray[np.float32],
+    options: IngestOptions,
     extra: dict[str, Any],
-) -> tuple[dict[str, float | None], NDArray[np.float32] | None]:  # fmt: skip
-    """Adds the diffusion-weighted images; returns their b-values and the ADC fitted to all measured b."""
-    if DWI in files:
-        loaded = _noted(read_volume(files[DWI], research_id, DWI), DWI, extra)
-        loaded = aligned(loaded, adc, research_id, DWI)
-        listed = bvalues.sidecar(files[DWI], research_id, DWI)
-        kept, images, all_b = bvalues.split_series(loaded.array, listed, options, research_id)
-        if not kept:
-            raise Refusal(research_id, DWI)("S01", "no usable diffusion image", "at least one")
-        volumes.update({name: image for name, (image, _) in kept.items()})
-        extra["b_measured"] = all_b
-        recomputed = fit_adc(images, all_b) if len(all_b) > 1 else None
-        return {name: b for name, (_, b) in kept.items()}, recomputed
-    b_values: dict[str, float | None] = {}
-    for name in DWIS:
-        if name in files:
-            b_values[name] = bvalues.single(files[name], options, research_id, name)
-            loaded = _noted(read_volume(files[name], research_id, name), name, extra)
-            volumes[name] = aligned(loaded, adc, research_id, name).array.astype(np.float32)
-    low, high = (b_values.get(name) for name in DWIS)
-    if low is None or high is None:
-        return b_values, None
-    if not low < high:
-        raise Refusal(research_id, seq.DWI_HIGH)("S12", f"b {low:g} and {high:g} s/mm²", "low below high")
-    return b_values, fit_adc(np.stack([volumes[name] for name in DWIS]), [low, high])
+) -> list[str]:
+    """T1w and T2w on the ADC grid; how they got there is recorded."""
+    warnings: list[str] = []
+    low = exam.diffusion.images.get(seq.DWI_LOW)
+    fixed = replace(exam.adc, array=low.astype(np.float64)) if low is not None else None
+    for name, loaded in exam.anatomy.items():
+        extra["source_sha256"][name], extra["source_type"][name] = loaded.sha256, loaded.stored_as
+        moved, record = _placed(loaded, exam, options.register, name, fixed)
+        volumes[name] = moved
+        extra["overlap"][name] = record["overlap"]
+        if options.register != "none":
+            extra.setdefault("registration", {})[name] = record
+        warnings += [f"S08 {exam.research_id} {name}: {flag}" for flag in record["flags"]]
+        doubt = orientation.flip_suspected(values, moved, exam.research_id, name, exam.adc.affine)
+        warnings += [doubt] if doubt else []
+    return warnings
+
+
+def _placed(
+    loaded: Loaded, exam: Examination, kind: str, name: str, fixed: Loaded | None
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """A sequence on the ADC grid; where the map has stations, each is registered alone, since tables move."""
+    station, adc = exam.station, exam.adc
+    if kind == "none" or station is None:
+        return register.to_adc_grid(loaded, adc, kind, exam.research_id, name, fixed)
+    out = np.zeros(adc.array.shape, dtype=np.float32)
+    parts: list[dict[str, Any]] = []
+    layer = station[0, 0]
+    for number in range(int(layer.max()) + 1):
+        k = np.flatnonzero(layer == number)
+        first, last = int(k[0]), int(k[-1]) + 1
+        moved, record = register.to_adc_grid(
+            loaded, _slab(adc, first, last), kind, exam.research_id, name,
+            None if fixed is None else _slab(fixed, first, last),
+        )  # fmt: skip
+        out[..., first:last] = moved
+        parts.append(record)
+    flags = [f"station {n + 1}: {flag}" for n, record in enumerate(parts) for flag in record["flags"]]
+    overlap = float(np.mean([record["overlap"] for record in parts]))
+    return out, {"kind": kind, "overlap": overlap, "flags": flags, "stations": parts}
+
+
+def _slab(volume: Loaded, first: int, last: int) -> Loaded:
+    affine = volume.affine.copy()
+    affine[:3, 3] += first * affine[:3, 2]
+    return replace(volume, array=volume.array[..., first:last], affine=affine)
 
 
 def _check_negative(

@@ -20,7 +20,7 @@ def check_cohort(cohort_dir: Path) -> list[dict[str, Any]]:
     """Check every case of a cohort.
 
     Returns:
-        Per case: ``case``, ``sequences``, ``adc_median`` (1e-3 mm²/s, valid voxels), ``valid_share``,
+        Per case: ``case``, ``sequences``, ``b`` (low/high, s/mm²), ``unit_source``, ``adc_median`` (1e-3 mm²/s, valid voxels), ``valid_share``,
         ``negative_share``, ``adc_ratio`` and ``adc_r`` against the recomputed ADC, ``code`` and ``message`` of
         what is wrong, both empty where nothing is.
 
@@ -35,6 +35,8 @@ def _check_case(cohort_dir: Path, case: Case) -> dict[str, Any]:
     row: dict[str, Any] = {
         "case": case.case_id,
         "sequences": ",".join(name for name in seq.SEQUENCES if name in case.files),
+        "b": "/".join("?" if b is None else f"{b:g}" for b in (case.b_low, case.b_high)),
+        "unit_source": case.adc_unit_source,
         "adc_median": None, "valid_share": None, "negative_share": None, "adc_ratio": None, "adc_r": None,
         "code": "", "message": "",
     }  # fmt: skip

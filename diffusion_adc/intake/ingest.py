@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
+from diffusion_adc.domain.clinical import Covariates
 from diffusion_adc.domain.cohort import Cohort
-from diffusion_adc.domain.errors import CaseError, DiffusionAdcError, UsageError
-from diffusion_adc.intake.case import case_name, ingest_case
-from diffusion_adc.intake.options import SUFFIXES, IngestOptions
-from diffusion_adc.records.atomic import replacing_folder, write_bytes
+from diffusion_adc.domain.errors import CaseError, UsageError
+from diffusion_adc.intake import jobs
+from diffusion_adc.intake.clinical import ClinicalOptions, ClinicalTable, read_table
+from diffusion_adc.intake.options import IngestOptions
+from diffusion_adc.intake.plan import check_rules, check_source, plan_tasks, resolve_layout
+from diffusion_adc.intake.report import write_report
+from diffusion_adc.intake.work import Done
+from diffusion_adc.records.atomic import replacing_folder, write_bytes, write_json
 from diffusion_adc.records.cohort import WITHDRAWN, withdrawn_ids, write_manifest
 
 LEAST_PERSONS_TO_SPLIT: Final = 8
@@ -43,6 +49,11 @@ class IngestReport:
     def table(self) -> str:
         """The report as text."""
         lines = [f"{len(self.cases)} cases in, {len(self.refused)} refused"]
+        codes = Counter(text.split(" ", 1)[0].rstrip(":") for text in self.refused)
+        if codes:
+            lines.append(
+                "  refused by code: " + ", ".join(f"{code} {n}" for code, n in sorted(codes.items()))
+            )
         for row in self.cases:
             lines.append("  " + "  ".join(f"{key} {value}" for key, value in row.items()))
         lines += [f"  warning {text}" for text in self.warnings]
@@ -55,153 +66,179 @@ class _NothingLeft(Exception):
 
 
 def ingest(source: Path, out: Path, options: IngestOptions, progress: Progress | None = None) -> IngestReport:
-    """Build a cohort from a folder with one folder per case.
+    """Build a cohort from examinations on disk.
 
     Args:
         source: Folder of case folders, each named by its research ID or, with a prefix, its number; ``_02`` after
-            it marks the person's second examination.
+            it marks the person's second examination. For DICOM, studies lie anywhere below the person's folder.
+            Public layouts as their authors publish them.
         out: The cohort's folder; made as a whole at the end, and not at all if every case is refused.
         options: What the user declares.
         progress: Called with (done, total).
 
     Returns:
-        The report; `refused` names each case that was left out, with its code.
+        The report; `refused` names each case that was left out, with its code. ``ingest_report.html`` lies in the
+        cohort's folder.
 
     Raises:
-        UsageError: No case folder, or something else is at `out`.
+        UsageError: No case folder, something else is at `out`, or a table or rules that cannot be used.
         DiffusionAdcError: The disk is full or the folder cannot be written; nothing is left behind.
     """
-    folders = _case_folders(source, options)
+    check_source(source)
+    layout = resolve_layout(source, options)
+    table = _clinical_table(options)
+    if layout == "dicom":
+        check_rules(options)
     _check_target(source, out, options.overwrite)
-    batch = _Batch(source, options, withdrawn_ids(out))
-    report = batch.report
+    plan = plan_tasks(source, layout, options, withdrawn_ids(out))
+    report = IngestReport(refused=list(plan.refused))
     try:
         with replacing_folder(out) as staged:
-            for number, folder in enumerate(folders, start=1):
-                batch.take(folder, f"folder {number} of {len(folders)}", staged)
+            batch = _Batch(staged, report)
+            for number, done in jobs.run(plan.tasks, staged, options, isolated=layout == "dicom"):
+                batch.add(done)
                 if progress is not None:
-                    progress(number, len(folders))
-            batch.refuse_shared_examinations(staged)
+                    progress(number + 1, len(plan.tasks))
+            batch.refuse_shared_examinations()
+            batch.refuse_shared_studies()
+            batch.remove_leftovers()
             if not batch.cases:
                 raise _NothingLeft
-            cohort, report.note = _split(batch.cases, options)
+            cases = batch.ordered_cases()
+            clinical = _clinical(table, cases, report)
+            cohort, report.note = _split(cases, options, clinical)
             write_manifest(staged, cohort)
+            report.cases = [_row(staged, case) for case in cohort.cases]
+            write_report(staged, report, options.language)
             if (out / WITHDRAWN).exists():  # a new delivery does not undo a withdrawal
                 write_bytes(staged / WITHDRAWN, (out / WITHDRAWN).read_bytes())
     except _NothingLeft:
         report.warnings.clear()
+        report.cases = []
         report.note = "no case left: no cohort was written"
-        return report
-    report.cases = [_row(case) for case in cohort.cases]
     return report
 
 
+def _clinical_table(options: IngestOptions) -> ClinicalTable | None:
+    """Read before anything is written: a table that cannot be trusted stops the ingest."""
+    if options.clinical is None:
+        return None
+    declared = ClinicalOptions(
+        mapping=options.clinical_mapping, id_prefix=options.id_prefix, provenance=options.provenance
+    )
+    return read_table(options.clinical, declared)
+
+
+def _clinical(
+    table: ClinicalTable | None, cases: Sequence[Case], report: IngestReport
+) -> dict[str, Covariates]:
+    """The rows of persons in the cohort; rows of others are not stored."""
+    if table is None:
+        return {}
+    cut = table.for_persons({case.research_id for case in cases})
+    report.refused += cut.refused
+    report.warnings += cut.warnings
+    return dict(cut.covariates)
+
+
 class _Batch:
-    """The cases taken in so far."""
+    """The cases taken in so far, in the cohort being built."""
 
-    def __init__(self, source: Path, options: IngestOptions, withdrawn: frozenset[str]) -> None:
-        self.source, self.options, self.withdrawn = source, options, withdrawn
+    def __init__(self, staged: Path, report: IngestReport) -> None:
+        self.staged, self.report = staged, report
         self.cases: list[Case] = []
-        self.seen: set[tuple[str, int]] = set()
-        self.report = IngestReport()
+        self.study: dict[str, str] = {}
+        self.when: dict[str, tuple[str, str]] = {}
 
-    def take(self, folder: Path, place: str, staged: Path) -> None:
-        """Take one folder in, or note why not."""
-        research_id = ""
-        try:
-            research_id, exam_order = case_name(folder.name, self.options.id_prefix)
-            self._check_new(folder, research_id, exam_order)
-            case, warnings = ingest_case(self.source, folder, staged, self.options, research_id, exam_order)
+    def add(self, done: Done) -> None:
+        """Take in what became of one task."""
+        if done.error is not None:
+            raise done.error
+        self.report.refused += done.refused
+        self.report.warnings += done.warnings
+        for case, study, when in done.cases:
             self.cases.append(case)
-            self.report.warnings += warnings
-        except CaseError as error:
-            # Without a research ID the folder is told by its place: its name may be a person's.
-            self.report.refused.append(str(error) if research_id else f"{error} ({place})")
-        except DiffusionAdcError:
-            raise
-        except Exception as error:
-            # A file hostile enough to break a reader must not stop the other cases, nor speak through its text.
-            self.report.refused.append(
-                f"S25 {research_id or place}: the files cannot be read ({type(error).__name__}); "
-                "expected readable NIfTI files; deliver the case again"
-            )
+            self.study[case.case_id], self.when[case.case_id] = study, when
 
-    def _check_new(self, folder: Path, research_id: str, exam_order: int) -> None:
-        if not folder.resolve().is_relative_to(self.source.resolve()):
-            raise CaseError(
-                "a link to a folder outside the source", "the folder itself", "copy it there",
-                code="X8", research_id=research_id,
-            )  # fmt: skip
-        if research_id in self.withdrawn:
-            raise CaseError(
-                "a person who withdrew from this cohort", "no new delivery", "remove the folder",
-                research_id=research_id,
-            )  # fmt: skip
-        if (research_id, exam_order) in self.seen:
-            raise CaseError(
-                f"examination {exam_order} a second time", "one folder per examination",
-                "name the later one …_02", code="S31", research_id=research_id,
-            )  # fmt: skip
-        self.seen.add((research_id, exam_order))
-
-    def refuse_shared_examinations(self, staged: Path) -> None:
+    def refuse_shared_examinations(self) -> None:
         """One ADC map under two research IDs is one person twice, or a mix-up: neither can be trusted."""
         by_map: dict[str, list[Case]] = defaultdict(list)
         for case in self.cases:
             by_map[case.files[seq.ADC]].append(case)
         for group in by_map.values():
-            persons = sorted({case.research_id for case in group})
-            if len(persons) == 1:
+            if len({case.research_id for case in group}) == 1:
                 self.report.warnings += [
                     f"S31 {case.research_id} adc: the same map as examination {group[0].exam_order}"
                     for case in group[1:]
                 ]
-                continue
-            for case in group:
-                others = ", ".join(person for person in persons if person != case.research_id)
-                error = CaseError(
-                    f"the same ADC map as {others}", "one research ID per person", "correct the delivery",
-                    code="S31", research_id=case.research_id, sequence=seq.ADC,
-                )  # fmt: skip
-                self.report.refused.append(str(error))
-                self.cases.remove(case)
-                shutil.rmtree(staged / "cases" / case.case_id)
+            else:
+                self._refuse(group, "the same ADC map")
+
+    def refuse_shared_studies(self) -> None:
+        """One study under two research IDs, likewise."""
+        by_study: dict[str, list[Case]] = defaultdict(list)
+        for case in self.cases:
+            by_study[self.study[case.case_id]].append(case)
+        for study, group in by_study.items():
+            if study and len({case.research_id for case in group}) > 1:
+                self._refuse(group, "the same study")
+
+    def _refuse(self, group: Sequence[Case], found: str) -> None:
+        persons = sorted({case.research_id for case in group})
+        for case in group:
+            others = ", ".join(person for person in persons if person != case.research_id)
+            error = CaseError(
+                f"{found} as {others}", "one research ID per person", "correct the delivery",
+                code="S31", research_id=case.research_id, sequence=seq.ADC,
+            )  # fmt: skip
+            self.report.refused.append(str(error))
+            self.cases.remove(case)
+
+    def remove_leftovers(self) -> None:
+        """Folders of refused cases, and of those a process was writing when it was ended."""
+        kept = {case.case_id for case in self.cases}
+        for folder in (self.staged / "cases").glob("*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+
+    def ordered_cases(self) -> list[Case]:
+        """The cases with their chronological rank in the cohort, where every study has a date."""
+        whens = {self.when[case.case_id] for case in self.cases}
+        if not all(when[0] for when in whens):
+            return self.cases
+        rank = {when: number for number, when in enumerate(sorted(whens), start=1)}
+        out = []
+        for case in self.cases:
+            ranked = replace(case, study_order=rank[self.when[case.case_id]])
+            path = self.staged / "cases" / case.case_id / "case.json"
+            write_json(path, json.loads(path.read_text()) | {"study_order": ranked.study_order})
+            out.append(ranked)
+        return out
 
 
-def _split(cases: Sequence[Case], options: IngestOptions) -> tuple[Cohort, str]:
-    cohort = Cohort(tuple(cases), provenance=options.provenance)
+def _split(
+    cases: Sequence[Case], options: IngestOptions, clinical: Mapping[str, Covariates]
+) -> tuple[Cohort, str]:
+    cohort = Cohort(tuple(cases), clinical, provenance=options.provenance)
     persons = len({case.research_id for case in cases})
     if persons >= LEAST_PERSONS_TO_SPLIT:
         return cohort.resplit("person"), f"{persons} persons split into train, val and test"
     return cohort, f"{persons} person(s), fewer than {LEAST_PERSONS_TO_SPLIT}: all in train"
 
 
-def _row(case: Case) -> dict[str, Any]:
+def _row(cohort_dir: Path, case: Case) -> dict[str, Any]:
+    """One line of the table: what is there, b-values, unit, quality figures."""
+    record = json.loads((cohort_dir / "cases" / case.case_id / "case.json").read_text())
     sequences = [name for name, there in zip(seq.SEQUENCES, case.available, strict=True) if there]
     shown = {seq.DWI_LOW: case.b_low, seq.DWI_HIGH: case.b_high}
     b_values = "/".join("?" if shown[n] is None else f"{shown[n]:g}" for n in shown if n in sequences)
+    agreement = record.get("adc_agreement", {})
+    figures = f"ratio {agreement['ratio']:.3f} r {agreement['correlation']:.3f}" if agreement else "-"
     return {
-        "case": case.case_id, "sequences": ",".join(sequences), "b": b_values, "tumor": case.tumor_status,
+        "case": case.case_id, "sequences": ",".join(sequences), "b": b_values,
+        "unit": f"{record['adc_unit']} ({case.adc_unit_source})", "adc": figures, "tumor": case.tumor_status,
         "split": case.split, "declared": ",".join(case.declared) or "-",
     }  # fmt: skip
-
-
-def _case_folders(source: Path, options: IngestOptions) -> list[Path]:
-    if not source.is_dir():
-        raise UsageError(f"no folder {source.name}", "a folder with one folder per case", "check SOURCE")
-    stem = options.stem(seq.ADC)
-    if any((source / f"{stem}{suffix}").is_file() for suffix in SUFFIXES):
-        raise UsageError(
-            f"{source.name or 'SOURCE'} itself holds the files of a case", "a folder with one folder per case",
-            "give the folder above it",
-        )  # fmt: skip
-    try:
-        folders = sorted(path for path in source.iterdir() if path.is_dir() and path.name[:1] != ".")
-    except OSError:
-        raise UsageError(f"{source.name} cannot be read", "a readable folder", "check SOURCE") from None
-    if not folders:
-        raise UsageError(f"no case folder in {source.name}", "one folder per case", "check SOURCE")
-    return folders
 
 
 def _check_target(source: Path, out: Path, overwrite: bool) -> None:

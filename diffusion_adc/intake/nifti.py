@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.errors import CaseError
 from diffusion_adc.domain.units import spacing_mm
+from diffusion_adc.intake.metaimage import read_metaimage
 from diffusion_adc.intake.options import DWI, SUFFIXES, TARGETS
 from diffusion_adc.records.nifti import StoredVolume, read_stored
 
@@ -81,7 +82,8 @@ def read_volume(path: Path, research_id: str, name: str) -> Loaded:
             infinite; S24 a fourth dimension; S19 constant; S26 an 8-bit ADC map.
     """
     refused = Refusal(research_id, name)
-    stored = read_stored(path, research_id=research_id, sequence=name)
+    read = read_metaimage if path.suffix == ".mha" else read_stored
+    stored = read(path, research_id=research_id, sequence=name)
     if stored.raw.dtype.itemsize == 1 and name in (seq.ADC, seq.TUMOR_ADC):
         raise refused(
             "S26", "an 8-bit ADC map", "measured values", "deliver the map itself, not a picture of it"
@@ -154,6 +156,23 @@ def aligned(volume: Loaded, adc: Loaded, research_id: str, name: str) -> Loaded:
     return turned
 
 
+def same_voxels(one: Loaded, other: Loaded) -> bool:
+    """Whether two volumes share every voxel, in whichever axis order."""
+    return same_grid(one, other) or same_grid(_turned(one, other), other)
+
+
+def nearest_on(volume: Loaded, adc: Loaded) -> Loaded:
+    """A label volume on the ADC grid: the value of the nearest voxel, 0 outside."""
+    import SimpleITK as sitk  # noqa: N813
+
+    moved = sitk.Resample(
+        to_sitk(volume.array, volume.affine), to_sitk(adc.array, adc.affine), sitk.Transform(),
+        sitk.sitkNearestNeighbor, 0.0,
+    )  # fmt: skip
+    array = sitk.GetArrayFromImage(moved).transpose(2, 1, 0).astype(np.float64)
+    return replace(volume, array=array, affine=adc.affine)
+
+
 def _turned(volume: Loaded, adc: Loaded) -> Loaded:
     axes = nib.orientations.io_orientation(np.linalg.inv(adc.affine) @ volume.affine)
     if np.isnan(axes).any():
@@ -175,8 +194,8 @@ def on_adc_grid(
 
     if same_grid(volume, adc):
         return volume.array.astype(np.float32), 1.0
-    fixed = _sitk(adc.array, adc.affine)
-    cover = _sitk(np.ones(volume.array.shape), volume.affine)
+    fixed = to_sitk(adc.array, adc.affine)
+    cover = to_sitk(np.ones(volume.array.shape), volume.affine)
     cover = sitk.Resample(cover, fixed, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
     overlap = float(sitk.GetArrayViewFromImage(cover).mean())
     if overlap < _LEAST_OVERLAP:
@@ -184,12 +203,12 @@ def on_adc_grid(
             "S08", f"{overlap:.0%} of the ADC grid covered", f"at least {_LEAST_OVERLAP:.0%}",
             "deliver the sequence of the same region",
         )  # fmt: skip
-    moving = _sitk(volume.array, volume.affine)
+    moving = to_sitk(volume.array, volume.affine)
     resampled = sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkLinear, 0.0)
     return sitk.GetArrayFromImage(resampled).transpose(2, 1, 0).astype(np.float32), overlap
 
 
-def _sitk(array: NDArray[np.floating], affine: NDArray[np.floating]) -> Any:
+def to_sitk(array: NDArray[np.floating], affine: NDArray[np.floating]) -> Any:
     """The array as a SimpleITK image: RAS+ millimeters become LPS+, a fresh header without text."""
     import SimpleITK as sitk  # noqa: N813
 

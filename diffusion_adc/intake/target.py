@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from diffusion_adc.domain import sequences as seq
-from diffusion_adc.intake.nifti import Loaded, Refusal, aligned, find_file, read_volume
+from diffusion_adc.domain.units import voxel_volume_ml
+from diffusion_adc.intake.nifti import (
+    Loaded,
+    Refusal,
+    aligned,
+    find_file,
+    nearest_on,
+    read_volume,
+    same_voxels,
+)
 from diffusion_adc.intake.options import TARGETS, IngestOptions
 
 READERS: Final = "readers"
@@ -45,15 +54,50 @@ class Target:
     sha256: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class TargetFiles:
+    """Where the targets of one case lie.
+
+    Attributes:
+        own: ``tumor_label`` and ``tumor_adc`` → file, whichever there are.
+        readers: The same by reader.
+    """
+
+    own: Mapping[str, Path]
+    readers: Mapping[str, Mapping[str, Path]]
+
+
+def target_files(root: Path, folder: Path, options: IngestOptions, research_id: str) -> TargetFiles:
+    """A case folder's targets, and its readers' under ``readers/<reader>/``.
+
+    Raises:
+        CaseError: X8 a reader's folder with another kind of name, or a link out of the data root; S01 two files.
+    """
+
+    def files(where: Path) -> dict[str, Path]:
+        found = {name: find_file(root, where, options.stem(name), research_id, name) for name in TARGETS}
+        return {name: path for name, path in found.items() if path is not None}
+
+    below = folder / READERS
+    names = sorted(path.name for path in below.iterdir() if path.is_dir()) if below.is_dir() else []
+    for name in names:
+        if not _READER.fullmatch(name):
+            raise Refusal(research_id, seq.TUMOR_LABEL)(
+                "X8", "a reader's folder with a name of another form", "letters, digits, - and _",
+                "name readers by a code",
+            )  # fmt: skip
+    readers = {name: found for name in names if (found := files(below / name))}
+    return TargetFiles(files(folder), readers)
+
+
 def read_target(
-    root: Path, folder: Path, adc: Loaded, adc_values: NDArray[np.float32], factor: float,
+    files: TargetFiles, adc: Loaded, adc_values: NDArray[np.float32], factor: float,
     options: IngestOptions, research_id: str,
 ) -> Target:  # fmt: skip
-    """Read a case's target and its readers' under ``readers/<reader>/``.
+    """Read a case's target and its readers'.
 
     Args:
-        root: The source folder.
-        folder: The case's folder.
+        files: Where they lie.
         adc: The ADC map as delivered.
         adc_values: (I, J, K) in 1e-3 mm²/s.
         factor: From the stored ADC unit to 1e-3 mm²/s.
@@ -62,31 +106,42 @@ def read_target(
 
     Raises:
         CaseError: S01 no target, undeclared; S19 an empty one, undeclared; S20, S22, S23 and the codes of
-            `read_volume`; X8 a reader's folder with another kind of name.
+            `read_volume`.
     """
-    reading = _Reading(root, adc, adc_values, factor, options, research_id)
-    own = reading.maps(folder)
-    below = folder / READERS
-    names = sorted(path.name for path in below.iterdir() if path.is_dir()) if below.is_dir() else []
-    readers: dict[str, Maps] = {}
-    for name in names:
-        if not _READER.fullmatch(name):
-            raise Refusal(research_id, seq.TUMOR_LABEL)(
-                "X8", "a reader's folder with a name of another form", "letters, digits, - and _",
-                "name readers by a code",
-            )  # fmt: skip
-        maps = reading.maps(below / name, f"{READERS}/{name}/")
+
+    def read(found: Mapping[str, Path]) -> dict[str, Loaded]:
+        return {name: read_volume(path, research_id, name) for name, path in found.items()}
+
+    own = read(files.own)
+    readers = {reader: read(found) for reader, found in files.readers.items()}
+    return target_of(own, readers, adc, adc_values, factor, options, research_id)
+
+
+def target_of(
+    own: Mapping[str, Loaded], readers: Mapping[str, Mapping[str, Loaded]], adc: Loaded,
+    adc_values: NDArray[np.float32], factor: float, options: IngestOptions, research_id: str,
+) -> Target:  # fmt: skip
+    """The target that loaded volumes make: `own` and each reader's hold ``tumor_label``, ``tumor_adc`` or both.
+
+    Raises:
+        CaseError: S01 no target, undeclared; S19 an empty one, undeclared; S20, S22, S23.
+    """
+    reading = _Reading(adc, adc_values, factor, options, research_id)
+    mine = reading.maps(own)
+    by_reader: dict[str, Maps] = {}
+    for name, loaded in readers.items():
+        maps = reading.maps(loaded, f"{READERS}/{name}/")
         if maps is not None:
-            readers[name] = maps
-    if own is not None and readers:
-        first = next((name for name, maps in readers.items() if _equal(maps, own)), None)
+            by_reader[name] = maps
+    if mine is not None and by_reader:
+        first = next((name for name, maps in by_reader.items() if _equal(maps, mine)), None)
         if first is None:
             raise Refusal(research_id, seq.TUMOR_LABEL)(
                 "S23", "a map of the case unlike every reader's", "one reader's map",
                 "leave it out, or put it under its reader",
             )  # fmt: skip
-        readers = {first: readers.pop(first), **readers}
-    chosen = own if own is not None else next(iter(readers.values()), None)
+        by_reader = {first: by_reader.pop(first), **by_reader}
+    chosen = mine if mine is not None else next(iter(by_reader.values()), None)
     if chosen is None:
         if seq.TUMOR_LABEL not in options.allow_missing:
             raise Refusal(research_id, seq.TUMOR_LABEL)(
@@ -94,8 +149,9 @@ def read_target(
                 f"deliver it or declare --allow-missing {seq.TUMOR_LABEL}",
             )  # fmt: skip
         return Target({}, {}, "unknown", (), {})
-    found = any(bool(maps[seq.TUMOR_LABEL].any()) for maps in (chosen, *readers.values()))
-    return Target(chosen, readers, "present" if found else "absent", tuple(reading.warnings), reading.sha256)
+    found = any(bool(maps[seq.TUMOR_LABEL].any()) for maps in (chosen, *by_reader.values()))
+    status = "present" if found else "absent"
+    return Target(chosen, by_reader, status, tuple(reading.warnings), reading.sha256)
 
 
 def _equal(one: Maps, other: Maps) -> bool:
@@ -103,26 +159,27 @@ def _equal(one: Maps, other: Maps) -> bool:
 
 
 class _Reading:
-    """Reads targets of one case against its ADC map."""
+    """Checks targets of one case against its ADC map."""
 
     def __init__(
-        self, root: Path, adc: Loaded, adc_values: NDArray[np.float32], factor: float,
-        options: IngestOptions, research_id: str,
-    ) -> None:  # fmt: skip
-        self.root, self.adc, self.adc_values, self.factor = root, adc, adc_values, factor
+        self,
+        adc: Loaded,
+        adc_values: NDArray[np.float32],
+        factor: float,
+        options: IngestOptions,
+        research_id: str,
+    ) -> None:
+        self.adc, self.adc_values, self.factor = adc, adc_values, factor
         self.options, self.research_id = options, research_id
         self.warnings: list[str] = []
         self.sha256: dict[str, str] = {}
 
-    def maps(self, folder: Path, where: str = "") -> Maps | None:
-        """``tumor_adc`` and ``tumor_label`` from one folder, None if it holds neither."""
+    def maps(self, given: Mapping[str, Loaded], where: str = "") -> Maps | None:
+        """``tumor_adc`` and ``tumor_label`` from loaded volumes, None if there is neither."""
         loaded: dict[str, Loaded] = {}
-        for name in TARGETS:
-            path = find_file(self.root, folder, self.options.stem(name), self.research_id, name)
-            if path is not None:
-                volume = read_volume(path, self.research_id, name)
-                self.sha256[where + name] = volume.sha256
-                loaded[name] = aligned(volume, self.adc, self.research_id, name)
+        for name, volume in given.items():
+            self.sha256[where + name] = volume.sha256
+            loaded[name] = self._placed(volume, name)
         if not loaded:
             return None
         edited = loaded.get(seq.TUMOR_ADC)
@@ -142,6 +199,18 @@ class _Reading:
         # A kept voxel without a fitted ADC has no value to keep: the label says it was kept, the map is 0.
         kept = np.where(presence & (self.adc_values > 0), self.adc_values, np.float32(0))
         return {seq.TUMOR_ADC: kept, seq.TUMOR_LABEL: labels.astype(np.uint16)}
+
+    def _placed(self, volume: Loaded, name: str) -> Loaded:
+        """The volume on the ADC grid; a label on another one only where the user wants it brought there."""
+        if name != seq.TUMOR_LABEL or self.options.target_resample is None or same_voxels(volume, self.adc):
+            return aligned(volume, self.adc, self.research_id, name)
+        placed = nearest_on(volume, self.adc)
+        before, after = (np.count_nonzero(v.array) * voxel_volume_ml(v.affine) for v in (volume, placed))
+        self.warnings.append(
+            f"S20 {self.research_id} {name}: brought to the ADC grid by nearest neighbor as declared, "
+            f"{before:.3f} mL became {after:.3f} mL"
+        )
+        return placed
 
     def _check_selection(self, edited: NDArray[np.floating], presence: NDArray[np.bool_]) -> None:
         """An edited map must hold the ADC map's own values where it keeps them, and 0 elsewhere."""

@@ -6,7 +6,7 @@ to the field error; where the displacement is compressed signal piles up, where 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,12 @@ class Artifacts:
     """Chemical shift of unsuppressed fat along the phase-encoding direction."""
     implant_side: int = 0
     """Hip prosthesis: +1 right, −1 left, 0 none."""
+    motion_void: float = 0.0
+    """Share of the high-b signal that the beating heart takes from itself and from the left liver."""
+    ringing: float = 0.0
+    """Amplitude of truncation (Gibbs) ringing along J relative to an edge."""
+    zipper: float = 0.0
+    """Amplitude of a line of radio-frequency interference relative to muscle at low b."""
 
 
 def draw_artifacts(rng: np.random.Generator, field_t: float, wanted: bool) -> Artifacts:
@@ -59,6 +65,55 @@ def draw_artifacts(rng: np.random.Generator, field_t: float, wanted: bool) -> Ar
         fat_shift_voxels=int(round(220.0 * strength / hertz_per_voxel)),
         implant_side=(1 if u[11] < 0.5 else -1) if u[10] < 0.04 else 0,
     )
+
+
+def draw_whole_body_artifacts(rng: np.random.Generator, field_t: float, wanted: bool) -> Artifacts:
+    """Artifacts of a whole-body examination: those of `draw_artifacts` and what only a chest or a long series has.
+
+    Each station is shimmed by itself, so less fat escapes suppression than in one large field of view.
+    """
+    common = draw_artifacts(rng, field_t, wanted)
+    u = rng.random(4)
+    if not wanted:
+        return common
+    return replace(
+        common, fat_failure=0.5 * common.fat_failure, motion_void=float(0.15 + 0.45 * u[0]),
+        ringing=float(0.02 + 0.04 * u[1]),
+        zipper=float(0.3 + 0.7 * u[3]) if u[2] < 0.12 else 0.0,
+    )  # fmt: skip
+
+
+def motion_void(heart_mm: NDArray[np.float64], strength: float, grid: tuple[Array, Array, Array]) -> Array:
+    """(I, J, K) share of the high-b signal that motion leaves; the ADC there is falsely high.
+
+    Args:
+        heart_mm: Middle of the left ventricle; the left liver lies just below.
+        strength: Largest share lost.
+        grid: Three coordinate axes in mm.
+    """
+    x, y, z = (
+        axis.reshape([-1 if n == a else 1 for a in range(3)]) - np.float32(c)
+        for n, (axis, c) in enumerate(zip(grid, heart_mm - [0, 0, 25], strict=True))
+    )
+    return 1 - np.float32(strength) * np.exp(-(x * x + y * y + (0.7 * z) ** 2) / np.float32(2 * 38.0**2))
+
+
+def ringing(image: Array, strength: float) -> Array:
+    """The image with alternating side lobes along J beside its edges; flat regions keep their value."""
+    out = image * np.float32(1 + 0.5 * strength)
+    for step, weight in ((1, -0.5), (2, 0.25)):
+        for direction in (step, -step):
+            out += np.float32(strength * weight) * np.roll(image, direction, axis=1)
+    return np.maximum(out, 0)
+
+
+def zipper(shape: tuple[int, int, int], amplitude: float, slices: slice, rng: np.random.Generator) -> Array:
+    """(I, J, K) interference of one frequency: a noisy line along J in the slices of one station."""
+    line = np.zeros(shape, dtype=np.float32)
+    column = int(rng.integers(0, shape[0]))
+    part = line[column, :, slices]
+    part += np.float32(amplitude) * np.abs(rng.standard_normal(part.shape, dtype=np.float32))
+    return line
 
 
 def paint_implant(canvas: Canvas, side: int, scale: NDArray[np.float64]) -> None:
@@ -90,7 +145,7 @@ def displacement_mm(
     shift = smooth_field(rng, shape, spacing, 90.0) * np.float32(artifacts.distortion_mm)
     survives = np.ones(shape, dtype=np.float32)
     x, y, z = grid[0][:, None, None], grid[1][None, :, None], grid[2][None, None, :]
-    for cx, cy, cz, radius in anatomy.rectal_gas:
+    for cx, cy, cz, radius in anatomy.gas:
         rho2 = (x - np.float32(cx)) ** 2 + (y - np.float32(cy)) ** 2 + (z - np.float32(cz)) ** 2
         width = 1.6 * radius + 5.0
         # A dipole along the main field (K): its lobes push signal forward beside and back above the gas.
@@ -121,11 +176,16 @@ def displaced(labels: NDArray[np.uint8], shift_mm: Array, factor: tuple[int, int
 ):  # fmt: skip
     """Fine labels seen at each place after displacement along J: label(y + shift)."""
     shift = np.rint(shift_mm * np.float32(1 / step_mm)).astype(np.int16)
-    for axis, n in enumerate(factor):
-        shift = np.repeat(shift, n, axis=axis)
-    source = np.arange(labels.shape[1], dtype=np.int16)[None, :, None] + shift
-    np.clip(source, 0, labels.shape[1] - 1, out=source)
-    return np.take_along_axis(labels, source.astype(np.intp), axis=1)
+    rows = np.arange(labels.shape[1], dtype=np.int16)[None, :, None]
+    seen = np.empty_like(labels)
+    for k in range(shift.shape[2]):  # slice by slice: indices of a whole body would fill the memory
+        source = shift[..., k : k + 1]
+        for axis, n in enumerate(factor):
+            source = np.repeat(source, n, axis=axis)
+        source = np.clip(rows + source, 0, labels.shape[1] - 1).astype(np.intp)
+        part = slice(k * factor[2], (k + 1) * factor[2])
+        seen[..., part] = np.take_along_axis(labels[..., part], source, axis=1)
+    return seen
 
 
 def eddy_shifted(image: Array, voxels: tuple[float, float, float]) -> Array:

@@ -7,27 +7,37 @@ resolution and interpolated, since these borders are smooth.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_adc.phantom.canvas import Box, Canvas, Shape, Tube, enclosing, within
+from diffusion_adc.phantom.canvas import Box, Canvas, Shape, Tube, Union
 from diffusion_adc.phantom.fields import Array, upsample
 from diffusion_adc.phantom.person import Build
 from diffusion_adc.phantom.structures import Structure
 
 _SKIN_MM = 1.6
+_BLEND_MM = np.float32(14.0)
+"""Width over which a limb's surface flows into the trunk's."""
 _PACKED_MM = 15.0
 """Beyond this distance from every muscle seed lies fat."""
-# z, half-width, front, back of the muscular envelope in mm (front and back measured at the midline).
-_ENVELOPE = np.array([
-    [-110, 155, 74, -84], [-70, 154, 76, -92], [-35, 152, 78, -101], [0, 149, 78, -106], [30, 146, 76, -104],
-    [60, 142, 80, -99], [90, 140, 84, -95], [128, 136, 86, -90], [180, 134, 88, -88],
+Curves = tuple[tuple[tuple[float, float, float, float], ...], ...]
+"""Curves of x, y, z, radius in mm."""
+Profile = tuple[tuple[float, ...], tuple[float, ...]]
+"""Heights in mm and the value at each; linear between, constant beyond."""
+
+# z, half-width, front, back of the muscular envelope in mm (front and back measured at the midline), and how
+# much of the width follows the width of the hips.
+ENVELOPE = np.array([
+    [-110, 155, 74, -84, 1], [-70, 154, 76, -92, 1], [-35, 152, 78, -101, 1], [0, 149, 78, -106, 1],
+    [30, 146, 76, -104, 1], [60, 142, 80, -99, 1], [90, 140, 84, -95, 1], [128, 136, 86, -90, 1],
+    [180, 134, 88, -88, 1],
 ], dtype=np.float64)  # fmt: skip
 
 # Muscle seeds of the right side: curves of x, y, z, radius in mm. Several curves of one muscle share a name.
-_MUSCLES: dict[str, tuple[tuple[tuple[float, float, float, float], ...], ...]] = {
+MUSCLES: dict[str, Curves] = {
     "gluteus_maximus": (
         ((42, -84, 62, 12), (80, -88, 30, 19), (116, -70, -15, 20), (132, -44, -62, 15)),
         ((34, -88, 25, 12), (70, -92, -10, 22), (100, -78, -45, 22), (122, -55, -90, 14)),
@@ -71,33 +81,46 @@ _MUSCLES: dict[str, tuple[tuple[tuple[float, float, float, float], ...], ...]] =
 
 
 @dataclass(frozen=True)
-class Union(Shape):
-    """Union of shapes as one surface.
+class Limb:
+    """A part of the body beside the trunk: head, neck, shoulder, arm, breast."""
 
-    Attributes:
-        parts: The shapes.
-        blend_mm: Width over which their surfaces flow into each other; 0 = sharp edges.
-    """
+    shape: Shape
+    """Its muscular envelope, with a distance that reaches beyond its skin."""
+    fat_mm: float
+    """Skin and fat around it."""
+    solid: bool = True
+    """Whether muscle and bone may lie in it; a breast is fat alone."""
 
-    parts: tuple[Shape, ...]
-    blend_mm: float = 0.0
 
-    def distance(self, canvas: Canvas) -> tuple[Box, Array] | None:
-        """See `Shape`."""
-        found = [f for f in (part.distance(canvas) for part in self.parts) if f is not None]
-        if not found:
-            return None
-        box = enclosing([f[0] for f in found])
-        out = np.full(tuple(s.stop - s.start for s in box), np.float32(1e3))
-        for part, distance in found:
-            local = within(part, box)
-            near = out[local]
-            if self.blend_mm > 0:  # polynomial smooth minimum (Quilez 2013)
-                k = np.float32(self.blend_mm)
-                overlap = np.maximum(k - np.abs(near - distance), 0)
-                distance = np.minimum(near, distance) - overlap * overlap * (np.float32(0.25) / k)
-            np.minimum(near, distance, out=near)
-        return box, out
+@dataclass(frozen=True)
+class Frame:
+    """What the envelope of a body region is made of. Profiles run along z in mm."""
+
+    envelope: NDArray[np.float64]
+    """(L, 5) as `ENVELOPE`."""
+    flank_fat: Profile
+    """Fat on the sides relative to the build's. The flank carries more than the buttock's underside."""
+    belly_fat: Profile
+    """Fat in front relative to the build's: more on the belly than in the groin."""
+    back_fat: Profile
+    muscles: Mapping[str, Curves]
+    wall_back: Profile
+    """y behind which the trunk's wall has no muscle layer of its own."""
+    cavity_side: Profile
+    """Half-width of the abdominal cavity, which muscles do not swell into."""
+    cavity_top: float = np.inf
+    """Height in mm where that cavity ends."""
+    gap_depth: float = np.inf
+    """Depth in mm below the perineum from which on the thighs part no further."""
+    top: float = np.inf
+    """Height in mm where the trunk ends."""
+    limbs: Callable[[Build], Sequence[Limb]] = lambda build: ()
+
+
+PELVIS_FRAME = Frame(
+    ENVELOPE, ((-60, 0, 70, 128), (0.85, 1.0, 1.15, 1.3)), ((-60, -10, 60, 128), (0.45, 0.75, 1.0, 1.15)),
+    ((0,), (1.0,)), MUSCLES, ((0,), (-40.0,)), ((0,), (100.0,)),
+)  # fmt: skip
 
 
 def half_canvas(canvas: Canvas) -> Canvas:
@@ -116,7 +139,7 @@ def _to_fine(values: Array, canvas: Canvas) -> Array:
 
 
 def envelope_distance(
-    xyz: tuple[Array, Array, Array], build: Build, fat_share: float, undulation: Array
+    xyz: tuple[Array, Array, Array], build: Build, fat_share: float, undulation: Array, frame: Frame
 ) -> Array:
     """Signed distance in mm to the muscular envelope widened by a share of the fat thickness.
 
@@ -125,20 +148,20 @@ def envelope_distance(
         build: The person's build.
         fat_share: 0 the muscular envelope, 1 the skin.
         undulation: (I, J, K) relative variation of the fat's thickness.
+        frame: The region's measures.
     """
     x, y, z = xyz
     s = build.scale
-    table = _ENVELOPE * [s, s * build.hip_scale, s, s]
+    table = frame.envelope[:, :4] * s
+    table[:, 1] = frame.envelope[:, 1] * (s * build.hip_scale ** frame.envelope[:, 4])
     level = z[0, 0, :].astype(np.float64)
     a = np.interp(level, table[:, 0], table[:, 1])
     front = np.interp(level, table[:, 0], table[:, 2])
     back = np.interp(level, table[:, 0], table[:, 3])
-    # The flank and the belly carry more fat than the buttock's underside and the groin.
-    waist = np.interp(level, [-60, 0, 70, 128], [0.85, 1.0, 1.15, 1.3])
-    belly = np.interp(level, [-60, -10, 60, 128], [0.45, 0.75, 1.0, 1.15])
+    waist, belly, behind = (np.interp(level, *p) for p in (frame.flank_fat, frame.belly_fat, frame.back_fat))
     a = (a + fat_share * build.fat_side_mm * waist).astype(np.float32)
     front = front + fat_share * build.fat_front_mm * belly
-    back = back - fat_share * build.fat_back_mm
+    back = back - fat_share * build.fat_back_mm * behind
     center = (0.5 * (front + back)).astype(np.float32)
     b = (0.5 * (front - back)).astype(np.float32)
     v = y - center
@@ -152,20 +175,39 @@ def envelope_distance(
     # Below the perineum the two thighs part.
     crotch = np.float32(-52 * s)
     rounded = np.minimum(np.abs(v / b), 1.2) ** 3
-    gap = (crotch - z) * (np.float32(0.35) + np.float32(1.1) * rounded) - np.abs(x)
+    gap = np.minimum(crotch - z, np.float32(frame.gap_depth)) * (
+        np.float32(0.35) + np.float32(1.1) * rounded
+    ) - np.abs(x)
     gap = np.minimum(gap, 4 + crotch - z)
     cleft = (np.float32(-0.85) * b - v) * np.float32(0.16) * np.float32(fat_share) - np.abs(x)
     cleft = np.where(z < np.float32(25), cleft, np.float32(-50))
-    return np.maximum(np.maximum(trunk, gap), cleft)
+    trunk = np.maximum(np.maximum(trunk, gap), cleft)
+    return trunk if np.isinf(frame.top) else np.maximum(trunk, z - np.float32(frame.top * s))
 
 
-def paint_body(canvas: Canvas, build: Build, undulation: Array) -> Array:
+def _with_limbs(half: Canvas, limbs: Sequence[Limb], skin: Array, envelope: Array) -> tuple[Array, Array]:
+    """Skin and envelope of the trunk joined with the limbs', by a polynomial smooth minimum (Quilez 2013)."""
+    for limb in limbs:
+        found = limb.shape.distance(half)
+        if found is None:
+            continue
+        box, distance = found
+        for whole, own in ((skin, distance - np.float32(limb.fat_mm)), (envelope, distance)):
+            if whole is skin or limb.solid:
+                part = whole[box]
+                overlap = np.maximum(_BLEND_MM - np.abs(part - own), 0)
+                part[...] = np.minimum(part, own) - overlap * overlap * (np.float32(0.25) / _BLEND_MM)
+    return skin, envelope
+
+
+def paint_body(canvas: Canvas, build: Build, undulation: Array, frame: Frame = PELVIS_FRAME) -> Array:
     """Skin, subcutaneous fat, muscles and the fat around the organs.
 
     Args:
         canvas: Drawn on.
         build: The person's build.
         undulation: Random field of standard deviation 1 on the half-resolution canvas.
+        frame: The region's measures.
 
     Returns:
         Signed distance to the skin in mm on the fine grid.
@@ -173,8 +215,10 @@ def paint_body(canvas: Canvas, build: Build, undulation: Array) -> Array:
     half = half_canvas(canvas)
     whole: Box = tuple(slice(0, n) for n in half.shape)  # type: ignore[assignment]
     xyz = half.coordinates(whole)
-    skin = _to_fine(envelope_distance(xyz, build, 1.0, undulation), canvas)
-    envelope_half = envelope_distance(xyz, build, 0.0, undulation)
+    skin_half = envelope_distance(xyz, build, 1.0, undulation, frame)
+    envelope_half = envelope_distance(xyz, build, 0.0, undulation, frame)
+    skin_half, envelope_half = _with_limbs(half, frame.limbs(build), skin_half, envelope_half)
+    skin = _to_fine(skin_half, canvas)
     envelope = _to_fine(envelope_half, canvas)
     labels = canvas.labels
     labels[skin < 0] = Structure.SKIN
@@ -182,10 +226,10 @@ def paint_body(canvas: Canvas, build: Build, undulation: Array) -> Array:
     inside = envelope < 0
     labels[inside & (skin < -2 * _SKIN_MM)] = Structure.VISCERAL_FAT
 
-    first, second = _packed(half, muscle_shapes(build))
-    _add_abdominal_wall(half, xyz, envelope_half, first, second, build)
+    first, second = _packed(half, muscle_shapes(build, frame.muscles))
+    _add_abdominal_wall(half, xyz, envelope_half, first, second, build, frame)
     gap = _to_fine(np.minimum(second - first, 30), canvas)
-    nearest = _to_fine(np.minimum(first, 30) - _filling_mm(xyz, envelope_half, build), canvas)
+    nearest = _to_fine(np.minimum(first, 30) - _filling_mm(xyz, envelope_half, build, frame), canvas)
     belongs = (nearest < 0) & inside & (labels == Structure.VISCERAL_FAT)
     plane = np.float32(build.fat_planes_mm)
     labels[belongs] = Structure.MUSCLE
@@ -193,7 +237,7 @@ def paint_body(canvas: Canvas, build: Build, undulation: Array) -> Array:
     return skin
 
 
-def _filling_mm(xyz: tuple[Array, Array, Array], envelope: Array, build: Build) -> Array:
+def _filling_mm(xyz: tuple[Array, Array, Array], envelope: Array, build: Build, frame: Frame) -> Array:
     """How far muscles swell beyond their seeds: until they touch outside the pelvic and abdominal cavities."""
     x, y, z = (c * np.float32(1 / build.scale) for c in xyz)
     side = np.abs(x)
@@ -208,7 +252,10 @@ def _filling_mm(xyz: tuple[Array, Array, Array], envelope: Array, build: Build) 
     round_mm = np.sqrt((side / 52) ** 4 + ((y + 11) / 72) ** 4 + 1e-6)
     pelvic = walls((np.sqrt(round_mm) - 1) * 55, z - 30, -46 - z)
     fossa = walls(side - 44, -80 - y, y + 8, z + 46)
-    abdomen = walls(25 - z, -42 - y, side - 100, envelope + 15)
+    reach = np.interp(z[0, 0, :], *frame.cavity_side).astype(np.float32)
+    abdomen = walls(25 - z, -42 - y, side - reach, envelope + 15)
+    if np.isfinite(frame.cavity_top):
+        abdomen = walls(abdomen, z - np.float32(frame.cavity_top))
     cavity = np.minimum(np.minimum(pelvic, fossa), abdomen)
     out = np.float32(1.5) + np.float32(9.5) * np.clip((cavity + 5) / 12, 0, 1)
     groin = walls(62 - y, z - 30, 52 - side)
@@ -216,11 +263,11 @@ def _filling_mm(xyz: tuple[Array, Array, Array], envelope: Array, build: Build) 
     return np.asarray(out * np.float32(build.muscle), dtype=np.float32)
 
 
-def muscle_shapes(build: Build) -> list[Shape]:
+def muscle_shapes(build: Build, muscles: Mapping[str, Curves] = MUSCLES) -> list[Shape]:
     """The muscle seeds of both sides at this person's size and bulk."""
     shapes: list[Shape] = []
     size = np.array([build.scale * build.hip_scale, build.scale, build.scale, build.scale * build.muscle])
-    for curves in _MUSCLES.values():
+    for curves in muscles.values():
         for side in (1.0, -1.0):
             flip = np.array([side, 1, 1, 1])
             shapes.append(Union(tuple(_muscle(np.array(c) * size * flip) for c in curves)))
@@ -254,6 +301,7 @@ def _add_abdominal_wall(
     first: Array,
     second: Array,
     build: Build,
+    frame: Frame,
 ) -> None:
     """Oblique and transverse muscles: a layer along the envelope above the iliac crest and the groin."""
     _, y, z = xyz
@@ -262,13 +310,13 @@ def _add_abdominal_wall(
     # The wall's lower border runs from the iliac crest (lateral) to the groin (medial, anterior).
     lower = np.where(y > 10, np.float32(45), np.float32(112)) * np.float32(build.scale)
     layer = np.maximum(layer, lower - z)
-    layer = np.maximum(layer, np.float32(-40) - y)
+    layer = np.maximum(layer, np.interp(z[0, 0, :], *frame.wall_back).astype(np.float32) - y)
     _insert(first, second, layer.astype(np.float32))
 
 
 def body_box_mm(build: Build) -> NDArray[np.float64]:
-    """Half-width and half-depth in mm that hold the body."""
+    """Half-width and half-depth in mm that hold the pelvis."""
     s = build.scale
-    width = _ENVELOPE[:, 1].max() * s * build.hip_scale + 1.35 * build.fat_side_mm
+    width = ENVELOPE[:, 1].max() * s * build.hip_scale + 1.35 * build.fat_side_mm
     depth = 106 * s + 1.2 * max(build.fat_front_mm, build.fat_back_mm)
     return np.array([width, depth]) * 1.06 + 8.0

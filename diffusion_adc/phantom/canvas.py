@@ -317,3 +317,33 @@ class Plate(Shape):
             np.minimum(out, distance, out=out)
         end = np.maximum(np.float32(z[0]) - zz, zz - np.float32(z[-1]))
         return box, np.maximum(out, end)
+
+
+@dataclass(frozen=True)
+class Union(Shape):
+    """Union of shapes as one surface.
+
+    Attributes:
+        parts: The shapes.
+        blend_mm: Width over which their surfaces flow into each other; 0 = sharp edges.
+    """
+
+    parts: tuple[Shape, ...]
+    blend_mm: float = 0.0
+
+    def distance(self, canvas: Canvas) -> tuple[Box, Array] | None:
+        """See `Shape`."""
+        found = [f for f in (part.distance(canvas) for part in self.parts) if f is not None]
+        if not found:
+            return None
+        box = enclosing([f[0] for f in found])
+        out = np.full(tuple(s.stop - s.start for s in box), np.float32(1e3))
+        for part, distance in found:
+            local = within(part, box)
+            near = out[local]
+            if self.blend_mm > 0:  # polynomial smooth minimum (Quilez 2013)
+                k = np.float32(self.blend_mm)
+                overlap = np.maximum(k - np.abs(near - distance), 0)
+                distance = np.minimum(near, distance) - overlap * overlap * (np.float32(0.25) / k)
+            np.minimum(near, distance, out=near)
+        return box, out

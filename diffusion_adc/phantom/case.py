@@ -16,19 +16,21 @@ from diffusion_adc.domain.clinical import Covariates
 from diffusion_adc.domain.rule import muscle_reference
 from diffusion_adc.phantom import lesions as tumors
 from diffusion_adc.phantom import readers as reading
-from diffusion_adc.phantom.anatomy import FACTOR, draw_pelvis
-from diffusion_adc.phantom.artifacts import draw_artifacts, paint_implant
+from diffusion_adc.phantom.anatomy import FACTOR, draw_body
+from diffusion_adc.phantom.artifacts import draw_artifacts, draw_whole_body_artifacts, paint_implant
 from diffusion_adc.phantom.canvas import rotation
 from diffusion_adc.phantom.covariates import draw_covariates, draw_history
 from diffusion_adc.phantom.fields import count_blocks, generator
-from diffusion_adc.phantom.mimics import MIMICS, paint_mimics
+from diffusion_adc.phantom.mimics import MIMICS, paint_mimics, paint_upper_mimics
 from diffusion_adc.phantom.options import PhantomOptions
 from diffusion_adc.phantom.person import draw_build
 from diffusion_adc.phantom.plan import Slot, slot
 from diffusion_adc.phantom.scanner import Scan, scan
+from diffusion_adc.phantom.sites import SITES
+from diffusion_adc.phantom.stations import draw_stations
 from diffusion_adc.phantom.structures import ORGAN_NAMES, Structure
 from diffusion_adc.phantom.tissues import load_tissues, person_tissues
-from diffusion_adc.phantom.truth import CaseTruth, LesionTruth, MimicTruth, PairTruth
+from diffusion_adc.phantom.truth import CaseTruth, LesionTruth, MimicTruth, PairTruth, StationTruth
 
 _MAX_MIMICS: Final = 40
 _OBLIQUE_SHARE: Final = 0.2
@@ -70,32 +72,42 @@ def simulate_case(options: PhantomOptions, index: int) -> SimulatedCase:
     def exam(purpose: int, *more: int) -> np.random.Generator:
         return generator(options.seed, purpose, *visit, *more)
 
-    history = draw_history(person(1))
+    whole = options.anatomy == "whole_body"
+    sites = SITES[options.anatomy]
+    history = draw_history(person(1), options.anatomy)
     build = draw_build(person(2), history.sex, history.age_years, history.hemoglobin_g_dl)
     mean = load_tissues(options.field_t, options.b_low, options.b_high)
     tissues = person_tissues(mean, person(3), options.b_low, options.b_high)
     first_plans: list[tumors.LesionPlan] = []
     plans = first_plans
     if not place.tumor_free:
-        known = (history.primary, history.treatment, history.sex, mean, options.grade_signal)
+        known = (history.primary, history.treatment, history.sex, mean, options.grade_signal, sites)
         first_plans = tumors.plan_lesions(person(4), None, *known)
         later = exam(5) if place.exam_order > 1 else None
         plans = tumors.plan_lesions(person(4), later, *known) if later is not None else first_plans
 
-    anatomy = draw_pelvis(build, options.size, options.spacing_mm, person(6), exam(7))
+    anatomy = draw_body(options.anatomy, build, options.size, options.spacing_mm, person(6), exam(7))
     canvas = anatomy.canvas
-    artifacts = draw_artifacts(exam(10), options.field_t, options.artifacts)
+    artifacts = (draw_whole_body_artifacts if whole else draw_artifacts)(
+        exam(10), options.field_t, options.artifacts
+    )
+    stations: tuple[StationTruth, ...] = ()
+    if whole:
+        stations = draw_stations(exam(15), options.size[2], options.spacing_mm[2], options.artifacts)
     paint_implant(
         canvas, artifacts.implant_side, np.array([build.scale * build.hip_scale, *[build.scale] * 2])
     )
-    paint_mimics(canvas, build, person(8))
+    findings = person(8)
+    paint_mimics(canvas, build, findings)
+    if whole:
+        paint_upper_mimics(canvas, build, findings)
     organs = canvas.labels.copy()
-    grown = tumors.grow_lesions(canvas, plans, [person(9, n) for n in range(len(plans))])
+    grown = tumors.grow_lesions(canvas, plans, [person(9, n) for n in range(len(plans))], sites)
     lesion_tissues = tumors.lesion_rows(grown, tissues)
-    scanned = scan(anatomy, organs, tissues, lesion_tissues, artifacts, options, exam(11))
+    scanned = scan(anatomy, organs, tissues, lesion_tissues, artifacts, options, exam(11), stations)
 
     affine = grid_affine(options, exam(12))
-    truth = _truth(place, options, scanned, grown, lesion_tissues, affine)
+    truth = replace(_truth(place, options, scanned, grown, lesion_tissues, affine), stations=stations)
     adc = np.asarray(scanned.volumes[seq.ADC])
     valid = np.asarray(scanned.volumes[seq.VALID], dtype=bool)
     model = reading.ReaderModel(truth)
@@ -115,14 +127,15 @@ def simulate_case(options: PhantomOptions, index: int) -> SimulatedCase:
     )  # fmt: skip
     return SimulatedCase(
         case=case, volumes={**scanned.volumes, **own}, readers=maps, affine=affine, truth=truth,
-        covariates=draw_covariates(history, first_plans, person(14)),
+        covariates=draw_covariates(history, first_plans, person(14), options.leaking_covariate),
     )  # fmt: skip
 
 
 def grid_affine(options: PhantomOptions, rng: np.random.Generator) -> NDArray[np.float64]:
     """Voxel index → RAS+ mm: the field of view's center at the isocenter; one examination in five is oblique."""
     tilt, level = rng.uniform(-9, 9, 2), rng.uniform(-40, 40)
-    turn = rotation(pitch=tilt[0], roll=0.4 * tilt[1]) if rng.random() < _OBLIQUE_SHARE else np.eye(3)
+    oblique = rng.random() < _OBLIQUE_SHARE and options.anatomy == "pelvis"  # stations are axial
+    turn = rotation(pitch=tilt[0], roll=0.4 * tilt[1]) if oblique else np.eye(3)
     affine = np.eye(4)
     affine[:3, :3] = turn * np.array(options.spacing_mm)
     affine[:3, 3] = [0, 0, level] - affine[:3, :3] @ ((np.array(options.size) - 1) / 2)

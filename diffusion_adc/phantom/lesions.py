@@ -14,33 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_adc.phantom.canvas import Canvas
-from diffusion_adc.phantom.growth import Growth, costs, find_seed, grow, seed_position
-from diffusion_adc.phantom.structures import BONE, FAT, MARROW, PROSTATE, UTERUS, Structure
+from diffusion_adc.phantom.growth import Growth, find_seed, grow, seed_position
+from diffusion_adc.phantom.sites import SITES, Sites, growth_costs, hosts
+from diffusion_adc.phantom.structures import Structure
 from diffusion_adc.phantom.tissues import TissueTable
 
-MAX_LESIONS: Final = 12
 NEAR_MM: Final = 60.0
 """Two lesions nearer than this fit into one training patch."""
 TISSUES_PER_LESION: Final = 3
 """Main part, halo, necrosis: three consecutive structure numbers."""
 
-_BONE_SITES: Final = {"sacrum": 0.26, "ilium": 0.30, "acetabulum": 0.12, "femur": 0.12, "ischium": 0.07,
-                      "pubis": 0.08, "lumbar": 0.05}  # fmt: skip
-_NODE_SITES: Final = {"external_iliac": 0.34, "obturator": 0.22, "internal_iliac": 0.18, "common_iliac": 0.12,
-                      "inguinal": 0.06, "presacral": 0.04, "mesorectal": 0.04}  # fmt: skip
-# Shares of bone, node and primary tumor among the lesions, by primary.
-_SPREAD: Final[dict[str, tuple[float, float, float]]] = {
-    "prostate": (0.66, 0.24, 0.10), "cervix": (0.30, 0.48, 0.22), "endometrium": (0.34, 0.40, 0.26),
-    "ovary": (0.25, 0.50, 0.25), "bladder": (0.38, 0.42, 0.20), "rectum": (0.36, 0.44, 0.20),
-    "breast": (0.90, 0.10, 0.0), "lung": (0.90, 0.10, 0.0), "myeloma": (1.0, 0.0, 0.0),
-    "lymphoma": (0.35, 0.65, 0.0), "other": (0.75, 0.25, 0.0),
-}  # fmt: skip
-_ORGAN: Final[dict[str, tuple[str, str]]] = {
-    "prostate": ("prostate_pz", "prostate_cancer"), "cervix": ("cervix", "gynecologic_cancer"),
-    "endometrium": ("endometrium", "gynecologic_cancer"), "ovary": ("ovary", "gynecologic_cancer"),
-    "bladder": ("bladder", "bladder_cancer"), "rectum": ("rectum", "rectal_cancer"),
-}  # fmt: skip
-_SOFT: Final = (*FAT, Structure.MUSCLE)
 _HALO_SHARE: Final = 0.85
 """Share of tumor in a halo's voxels."""
 _GRADE_ADC: Final = -0.045
@@ -52,7 +35,7 @@ class LesionPlan:
     """A lesion before it has grown."""
 
     group: str
-    """``bone``, ``node`` or ``primary``."""
+    """One of `sites.GROUPS`."""
     site: str
     kind: str
     """``untreated``, ``treated``, ``sclerotic`` or ``mucinous``."""
@@ -80,6 +63,7 @@ def plan_lesions(
     sex: str,
     table: TissueTable,
     grade_signal: bool,
+    sites: Sites = SITES["pelvis"],
 ) -> list[LesionPlan]:
     """Draw a tumor-bearing person's lesions.
 
@@ -91,20 +75,19 @@ def plan_lesions(
         sex: ``male`` or ``female``.
         table: Tissue table with population means.
         grade_signal: Whether a lesion's grade shifts its ADC.
+        sites: The body region's sites.
     """
-    count = int(np.clip(round(np.exp(np.log(3.0) + 0.6 * rng.standard_normal())), 1, MAX_LESIONS))
+    spread = sites.log_count_sd * rng.standard_normal()
+    count = int(np.clip(round(np.exp(np.log(sites.median_count) + spread)), 1, sites.max_lesions))
+    diffuse = sites.diffuse > 0 and rng.random() < sites.diffuse and primary == "myeloma"
     systemic = treatment in ("hormone", "chemotherapy", "radiotherapy", "combined")
     lesions: list[LesionPlan] = []
     for n in range(count):
-        bone, node, local = _SPREAD[primary]
-        if n == 0 and treatment == "none":  # not yet operated or irradiated
-            local *= 2.5
-            bone, node = bone * (1 - local) / (bone + node), node * (1 - local) / (bone + node)
         u, site_u, kind_u = rng.random(3)
-        group = "bone" if u < bone else "node" if u < bone + node or n > 0 or local == 0 else "primary"
-        group = "node" if group == "primary" and _ORGAN[primary][0] in ("cervix", "endometrium", "ovary") and (
-            sex == "male") else group  # fmt: skip
-        site, tissue = _site_and_tissue(group, primary, site_u)
+        group = _group(u, n, primary, treatment, sites)
+        if group == "primary" and sex == "male" and primary in ("cervix", "endometrium", "ovary"):
+            group = "node"
+        site, tissue = _site_and_tissue(group, primary, site_u, sites)
         kind = "untreated"
         if systemic and kind_u < 0.34:
             kind = "treated"
@@ -119,6 +102,10 @@ def plan_lesions(
             volume = float(np.clip(volume, 0.2, 14.0))
         elif group == "primary":
             volume = float(np.clip(volume * 2.5, 0.5, 45.0))
+        elif group in ("liver", "lung"):
+            volume = float(np.clip(volume, 0.25, 40.0))
+        if diffuse and n == 0 and kind == "untreated":
+            tissue, volume = "myeloma_diffuse", float(np.clip(volume * 6, 25.0, 60.0))
         grade = int(rng.integers(1, 6))
         row = table.row(tissue)
         adc = table.adc[row] + table.adc_sd[row] * float(np.clip(rng.standard_normal(), -1.6, 1.0))
@@ -128,16 +115,35 @@ def plan_lesions(
             group=group, site=site, kind=kind, tissue=tissue, volume_ml=volume, adc=float(max(adc, 0.4)), grade=grade,
             faint=1.0, halo=0.0, lobes=int(rng.integers(1, 5)), invasive=bool(rng.random() < 0.2), partner=-1, near=False,
         ))  # fmt: skip
-    lesions = _with_doubt(lesions, rng)
+    lesions = _with_doubt(lesions, rng, sites.max_lesions)
     return (
         lesions if follow_up is None else [_changed(lesion, follow_up, systemic, table) for lesion in lesions]
     )
 
 
-def _site_and_tissue(group: str, primary: str, u: float) -> tuple[str, str]:
+def _group(u: float, n: int, primary: str, treatment: str, sites: Sites) -> str:
+    """Which of `sites.GROUPS` the n-th lesion is in."""
+    spread = dict(sites.spread[primary])
+    local = spread.pop("primary")
+    if n == 0 and treatment == "none":  # not yet operated or irradiated
+        local *= 2.5
+        elsewhere = sum(spread.values())
+        spread = {group: share * (1 - local) / elsewhere for group, share in spread.items()}
+    edge = 0.0
+    for group, share in spread.items():
+        edge += share
+        if u < edge:
+            return group
+    return "node" if n > 0 or local == 0 else "primary"
+
+
+def _site_and_tissue(group: str, primary: str, u: float, sites: Sites) -> tuple[str, str]:
     if group == "primary":
-        return _ORGAN[primary]
-    shares = _BONE_SITES if group == "bone" else _NODE_SITES
+        options = sites.organ[primary]
+        return options[min(int(u * len(options)), len(options) - 1)]
+    if group in ("liver", "lung"):
+        return group, "lymphoma" if primary == "lymphoma" else f"{group}_metastasis"
+    shares = sites.bone if group == "bone" else sites.node
     edges = np.cumsum(list(shares.values()))
     site = list(shares)[min(int(np.searchsorted(edges / edges[-1], u)), len(shares) - 1)]
     if primary == "lymphoma":
@@ -149,10 +155,10 @@ def _site_and_tissue(group: str, primary: str, u: float) -> tuple[str, str]:
     return site, tissue
 
 
-def _with_doubt(lesions: list[LesionPlan], rng: np.random.Generator) -> list[LesionPlan]:
+def _with_doubt(lesions: list[LesionPlan], rng: np.random.Generator, most: int) -> list[LesionPlan]:
     """Make some lesions faint, some haloed, and some pairs alike; the draws do not depend on the lesions."""
-    pair_u, near_u, faint_u, order = rng.random(), rng.random(), rng.random(), rng.permutation(MAX_LESIONS)
-    halo_u, faint_share, faint_adc = rng.random(MAX_LESIONS), rng.uniform(0.58, 0.84), rng.uniform(0.92, 1.08)
+    pair_u, near_u, faint_u, order = rng.random(), rng.random(), rng.random(), rng.permutation(most)
+    halo_u, faint_share, faint_adc = rng.random(most), rng.uniform(0.58, 0.84), rng.uniform(0.92, 1.08)
     volume_u = np.exp(rng.normal(np.log(2.2), 0.45, 2))
     out = list(lesions)
     open_ones = [
@@ -204,7 +210,10 @@ class GrownLesion:
 
 
 def grow_lesions(
-    canvas: Canvas, plans: list[LesionPlan], rngs: Sequence[np.random.Generator]
+    canvas: Canvas,
+    plans: list[LesionPlan],
+    rngs: Sequence[np.random.Generator],
+    sites: Sites = SITES["pelvis"],
 ) -> list[GrownLesion]:
     """Grow the planned lesions and draw them on the canvas; those that find no place are left out.
 
@@ -212,12 +221,13 @@ def grow_lesions(
         canvas: Drawn on.
         plans: The lesions.
         rngs: One generator per lesion, so that a lesion grows alike at every examination.
+        sites: The body region's sites.
     """
     grown: dict[int, GrownLesion] = {}
     number = 0
     for n, (plan, rng) in enumerate(zip(plans, rngs, strict=True)):
         partner = grown.get(plan.partner)
-        growth = _placed(canvas, plan, list(grown.values()), partner, rng)
+        growth = _placed(canvas, plan, list(grown.values()), partner, rng, sites)
         if growth is None or growth.inside.sum() * canvas.voxel_ml < 0.08:
             continue
         number += 1
@@ -238,19 +248,20 @@ def _placed(
     others: list[GrownLesion],
     partner: GrownLesion | None,
     rng: np.random.Generator,
+    region: Sites,
 ) -> Growth | None:
     prefix = "node_" if plan.group == "node" else ""
-    hosts = _hosts(plan)
+    allowed = list(hosts(plan.group, plan.site))
     sites = [plan.site]
     if partner is not None:  # a pair's distance matters more than the second lesion's site
-        shares = _BONE_SITES if plan.group == "bone" else _NODE_SITES
+        shares = {"bone": region.bone, "node": region.node}.get(plan.group, {})
         sites += [site for site in shares if site != plan.site]
     radius = (3000 * plan.volume_ml / (4 * np.pi)) ** (1 / 3)
     anchors = [a for site in sites for a in canvas.anchors.get(prefix + site, [])]
     head = len(canvas.anchors.get(prefix + plan.site, []))
     order = [*rng.permutation(head), *(head + rng.permutation(len(anchors) - head))]
     for index in order:
-        seed = find_seed(canvas, anchors[int(index)], list(hosts), rng)
+        seed = find_seed(canvas, anchors[int(index)], allowed, rng)
         if seed is None:
             continue
         where = seed_position(canvas, seed)
@@ -265,7 +276,8 @@ def _placed(
             for o in others
         )
         if clear and _inside_view(canvas, seed):
-            return grow(canvas, seed, plan.volume_ml, _costs(plan), rng, lobes=plan.lobes)
+            cost = growth_costs(plan.group, plan.site, plan.invasive)
+            return grow(canvas, seed, plan.volume_ml, cost, rng, lobes=plan.lobes)
     return None
 
 
@@ -273,33 +285,15 @@ def _inside_view(canvas: Canvas, seed: tuple[int, int, int]) -> bool:
     return all(3 <= i < n - 3 for i, n in zip(seed, canvas.shape, strict=True))
 
 
-def _hosts(plan: LesionPlan) -> tuple[Structure, ...]:
-    if plan.group == "bone":
-        return MARROW
-    if plan.group == "node":
-        return (*FAT, Structure.SUBCUTANEOUS_FAT, Structure.LYMPH_NODE)
-    return {
-        "prostate_pz": PROSTATE, "cervix": (Structure.CERVIX,), "endometrium": UTERUS,
-        "ovary": (Structure.OVARY, Structure.FOLLICLE), "bladder": (Structure.BLADDER_WALL,),
-        "rectum": (Structure.BOWEL_WALL,),
-    }[plan.site]  # fmt: skip
-
-
-def _costs(plan: LesionPlan) -> dict[int, float]:
-    if plan.group == "bone":
-        return costs(BONE, _SOFT if plan.invasive else (), 4.0)
-    if plan.group == "node":
-        return costs((*FAT, Structure.SUBCUTANEOUS_FAT, Structure.LYMPH_NODE), (Structure.MUSCLE,), 6.0)
-    beyond = {
-        "bladder": (Structure.URINE, *FAT), "rectum": (*FAT, Structure.FECES, Structure.BOWEL_FLUID),
-        "ovary": (*FAT, Structure.BOWEL_WALL), "cervix": (*FAT, Structure.MYOMETRIUM, Structure.JUNCTIONAL_ZONE),
-    }.get(plan.site, FAT)  # fmt: skip
-    return costs(_hosts(plan), beyond, 3.0)
-
-
 def lesion_rows(lesions: list[GrownLesion], table: TissueTable) -> dict[int, NDArray[np.float64]]:
     """Water, fat, T1, T2, ADC, f, D*, texture of every lesion structure number, mixed with its host: each (8,)."""
-    host_of = {"bone": "marrow_fatty", "node": "lymph_node", "primary": "muscle"}
+    host_of = {
+        "bone": "marrow_fatty",
+        "node": "lymph_node",
+        "primary": "muscle",
+        "liver": "liver",
+        "lung": "muscle",
+    }
     rows: dict[int, NDArray[np.float64]] = {}
     for lesion in lesions:
         plan = lesion.plan

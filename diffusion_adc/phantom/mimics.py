@@ -7,12 +7,12 @@ import numpy as np
 from diffusion_adc.phantom.canvas import Canvas
 from diffusion_adc.phantom.growth import costs, find_seed, grow
 from diffusion_adc.phantom.person import Build
-from diffusion_adc.phantom.structures import BONE, FAT, MARROW, Structure
+from diffusion_adc.phantom.structures import BONE, BRAIN, FAT, MARROW, Structure
 
 MIMICS = (
     Structure.LYMPH_NODE, Structure.BPH_STROMAL, Structure.PROSTATITIS, Structure.ABSCESS, Structure.HEMATOMA,
     Structure.INSUFFICIENCY_FRACTURE, Structure.HEMANGIOMA, Structure.MODIC, Structure.RED_ISLAND, Structure.OVARY,
-    Structure.ENDOMETRIUM,
+    Structure.ENDOMETRIUM, Structure.TB_NODE, Structure.LIVER_HEMANGIOMA, Structure.INFARCT, Structure.THYMUS,
 )  # fmt: skip
 """Structures a reader may take for tumor."""
 
@@ -42,6 +42,60 @@ def paint_mimics(canvas: Canvas, build: Build, rng: np.random.Generator) -> None
         _one(canvas, rng, Structure.ABSCESS, "node_mesorectal", soft, {}, float(np.exp(rng.normal(1.2, 0.6))))
     if rng.random() < 0.06:
         _one(canvas, rng, Structure.HEMATOMA, "ischium", soft, {}, float(np.exp(rng.normal(1.5, 0.6))))
+
+
+def paint_upper_mimics(canvas: Canvas, build: Build, rng: np.random.Generator) -> None:
+    """Draw a random set of benign findings above the pelvis."""
+    old = build.age_years > 62
+    if rng.random() < (0.4 if old else 0.15):
+        for _ in range(int(rng.integers(1, 3))):
+            _one(canvas, rng, Structure.MODIC, "endplate", MARROW, {}, rng.uniform(1.0, 5.0))
+    if rng.random() < 0.25:
+        site = str(rng.choice(["thoracic", "lumbar"]))
+        _one(canvas, rng, Structure.HEMANGIOMA, site, MARROW, {}, rng.uniform(0.8, 5.0))
+    for _ in range(int(rng.poisson(1.6))):
+        site = str(rng.choice(["thoracic", "lumbar", "rib", "humerus", "scapula", "sternum"]))
+        _one(canvas, rng, Structure.RED_ISLAND, site, MARROW, {}, float(np.exp(rng.normal(0.7, 0.7))))
+    if rng.random() < (0.15 if old else 0.06):
+        for _ in range(int(rng.integers(1, 3))):
+            _one(canvas, rng, Structure.INSUFFICIENCY_FRACTURE, "rib", BONE, {}, rng.uniform(0.4, 1.5))
+    if rng.random() < (0.12 if old else 0.03):  # a fresh vertebral collapse
+        site = str(rng.choice(["thoracic", "lumbar"]))
+        _one(canvas, rng, Structure.INSUFFICIENCY_FRACTURE, site, BONE, {}, rng.uniform(4.0, 14.0))
+    if rng.random() < 0.3:
+        for _ in range(int(rng.integers(1, 4))):
+            _one(
+                canvas,
+                rng,
+                Structure.CYST,
+                "liver",
+                (Structure.LIVER,),
+                {},
+                float(np.exp(rng.normal(0.5, 0.9))),
+            )
+    if rng.random() < 0.15:
+        volume = float(np.exp(rng.normal(1.2, 0.7)))
+        _one(canvas, rng, Structure.LIVER_HEMANGIOMA, "liver", (Structure.LIVER,), {}, volume)
+    if rng.random() < (0.4 if old else 0.15):
+        kidney = (Structure.KIDNEY_CORTEX, Structure.KIDNEY_MEDULLA, Structure.VISCERAL_FAT)
+        _one(canvas, rng, Structure.CYST, "kidney", kidney, {}, float(np.exp(rng.normal(1.0, 0.9))))
+    if rng.random() < (0.05 if old else 0.01):
+        _one(canvas, rng, Structure.INFARCT, "brain", BRAIN, {}, float(np.exp(rng.normal(1.0, 0.8))))
+    if rng.random() < 0.08:  # granulomatous nodes of both hila
+        for _ in range(int(rng.integers(2, 5))):
+            site = str(rng.choice(["node_mediastinal", "node_hilar"]))
+            hosts = (*FAT, Structure.LYMPH_NODE)
+            _one(canvas, rng, Structure.TB_NODE, site, hosts, {}, float(np.exp(rng.normal(0.4, 0.5))))
+    if rng.random() < 0.03:
+        _one(
+            canvas,
+            rng,
+            Structure.ABSCESS,
+            "liver",
+            (Structure.LIVER,),
+            {},
+            float(np.exp(rng.normal(1.6, 0.7))),
+        )
 
 
 def _one(

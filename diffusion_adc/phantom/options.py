@@ -7,7 +7,14 @@ from typing import Any, Final
 
 from diffusion_adc.domain.errors import UsageError
 
-ANATOMIES: Final = ("pelvis",)
+ANATOMIES: Final = ("pelvis", "whole_body")
+_GRIDS: Final[dict[str, tuple[tuple[int, int, int], tuple[float, float, float]]]] = {
+    "pelvis": ((160, 160, 40), (2.5, 2.5, 5.0)),
+    "whole_body": ((192, 192, 200), (2.3, 2.3, 5.0)),
+}
+"""Size and spacing of each anatomy's own grid: 200 mm of pelvis; one meter from the vertex to the thighs."""
+_LATER: Final = ("leaking_covariate",)
+"""Options that came later: recorded only where they are used, so that older cohorts keep their identity."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +30,17 @@ class PhantomOptions:
     seed: int = 0
     """Everything random follows from the seed and the case's index."""
     anatomy: str = "pelvis"
-    """Body region: pelvis."""
+    """Body region: pelvis, or whole_body (head to mid-thigh in four or five stations)."""
     readers: int = 2
     """Simulated readers per case."""
     ambiguity: bool = True
     """Readers disagree by a known law; off: every reader keeps exactly the true lesions."""
-    size: tuple[int, int, int] = (160, 160, 40)
-    """Voxels of the ADC map's grid (I, J, K)."""
-    spacing_mm: tuple[float, float, float] = (2.5, 2.5, 5.0)
-    """Voxel spacing in mm."""
+    size: tuple[int, int, int] = (0, 0, 0)
+    """Voxels of the ADC map's grid (I, J, K); 0x0x0 = the anatomy's own: pelvis 160x160x40, whole body
+    192x192x200."""
+    spacing_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Voxel spacing in mm; 0x0x0 = the anatomy's own: pelvis 2.5x2.5x5, whole body 2.3x2.3x5. A whole body
+    needs about 1000 mm along K to reach from the vertex to the thighs; a coarse one is 96x96x100 at 4.6x4.6x10."""
     tumor_free_share: float = 0.3
     """Share of cases without any tumor, kept in every split."""
     field_t: float = 1.5
@@ -51,12 +60,18 @@ class PhantomOptions:
     val_share: float = 0.15
     """Share of persons in the validation split; the rest is test."""
 
+    leaking_covariate: bool = False
+    """LDH is nearly determined by the tumor volume: a planted leak that a covariate report must find."""
+
     def __post_init__(self) -> None:
         # A YAML file gives lists; a frozen value keeps tuples so that equal options compare equal.
         object.__setattr__(self, "size", tuple(int(n) for n in self.size))
         object.__setattr__(self, "spacing_mm", tuple(float(s) for s in self.spacing_mm))
         if self.anatomy not in ANATOMIES:
             raise UsageError(f"anatomy {self.anatomy!r}", f"one of {', '.join(ANATOMIES)}")
+        size, spacing = _GRIDS[self.anatomy]
+        object.__setattr__(self, "size", self.size if any(self.size) else size)
+        object.__setattr__(self, "spacing_mm", self.spacing_mm if any(self.spacing_mm) else spacing)
         self._between("cases", self.cases, 1, 99_999)
         self._between("seed", self.seed, 0, 2**63 - 1)
         self._between("readers", self.readers, 1, 20)
@@ -79,5 +94,6 @@ class PhantomOptions:
             raise UsageError(f"{name} = {value}", f"{low:g} to {high:g}")
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain JSON values; an option that came later only where it is used."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in values.items() if v or k not in _LATER}

@@ -30,7 +30,7 @@ PAIR_CORRELATION: Final = 0.9
 SURE: Final = 0.85
 """A lesion kept with at least this probability is not ambiguous."""
 
-_SITE: Final = {"bone": 0.0, "node": -0.35, "primary": 0.5}
+_SITE: Final = {"bone": 0.0, "node": -0.35, "primary": 0.5, "liver": -0.2, "lung": -0.25}
 
 
 def keep_probability(volume_ml: float, contrast: float, adc: float, group: str) -> float:
@@ -43,7 +43,7 @@ def keep_probability(volume_ml: float, contrast: float, adc: float, group: str) 
         volume_ml: Volume.
         contrast: High-b signal relative to the muscle reference.
         adc: Median ADC, 1e-3 mm²/s.
-        group: ``bone``, ``node`` or ``primary``.
+        group: ``bone``, ``node``, ``liver``, ``lung`` or ``primary``.
     """
     size = 0.95 - 0.35 * float(np.clip(np.log(1.0 / max(volume_ml, 1e-3)) / np.log(5.0), 0.0, 1.0))
     logit = np.log(max(contrast, 1e-3) / 3.05) / 0.11 - max(0.0, adc - 1.3) / 0.18 + _SITE[group]

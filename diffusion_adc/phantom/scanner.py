@@ -7,7 +7,7 @@ computed from the noisy images as a vendor does it: integers of 1e-6 mm²/s, cli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,14 @@ from diffusion_adc.phantom.artifacts import (
     displacement_mm,
     eddy_shifted,
     fat_failure,
+    motion_void,
     pile_up,
+    ringing,
+    zipper,
 )  # fmt: skip
 from diffusion_adc.phantom.fields import Array, downsample, smooth_field
 from diffusion_adc.phantom.options import PhantomOptions
+from diffusion_adc.phantom.stations import edge_loss, slice_profile
 from diffusion_adc.phantom.structures import Structure, tissue_rows
 from diffusion_adc.phantom.tissues import (
     FAT,
@@ -36,12 +40,15 @@ from diffusion_adc.phantom.tissues import (
     nulling_inversion_ms,
     signals,
 )  # fmt: skip
+from diffusion_adc.phantom.truth import StationTruth
 
 AVERAGES_LOW, AVERAGES_HIGH, AVERAGES_ANATOMY = 2, 6, 2
 _MUSCLE_COUNTS = 150.0
 """Low-b signal of muscle in stored units before the case's own gain."""
 _FAT_ROW = 255
 """Row of the fat compartment in a table by structure number."""
+_SLAB = 40 * FACTOR[2]
+"""Fine slices computed at a time."""
 _NOT_FITTED_SIGMA = 3.0
 """Vendors leave voxels unfitted whose low-b signal is near the noise."""
 
@@ -105,6 +112,7 @@ def scan(
     artifacts: Artifacts,
     options: PhantomOptions,
     rng: np.random.Generator,
+    stations: Sequence[StationTruth] = (),
 ) -> Scan:
     """Scan a person.
 
@@ -116,6 +124,7 @@ def scan(
         artifacts: What goes wrong.
         options: Grid, field, b-values.
         rng: Generator of this examination.
+        stations: Of a composed series; none for a single station.
     """
     spacing = list(options.spacing_mm)
     table = structure_table(tissues, lesion_tissues, options.b_low, options.b_high)
@@ -124,11 +133,15 @@ def scan(
     canvas = anatomy.canvas
     grid = tuple(a.reshape(-1, f).mean(axis=1) for a, f in zip(canvas.axes, FACTOR, strict=True))
     shift, survives = displacement_mm(anatomy, artifacts, grid, rng)  # type: ignore[arg-type]
+    if stations:
+        shift += slice_profile(stations, options.size[2], "shift_mm")
     step = spacing[1] / FACTOR[1]
     seen = displaced(canvas.labels, shift, FACTOR, step)
     texture = [smooth_field(rng, canvas.shape, canvas.voxel_mm, c) for c in (7.0, 7.0)]
     low, high, fat = _diffusion_images(seen, table, true, protocol, texture)
     density = pile_up(shift, spacing[1]) * survives
+    if artifacts.motion_void and "heart" in canvas.anchors:
+        high *= motion_void(canvas.anchors["heart"][0], artifacts.motion_void, grid)  # type: ignore[arg-type]
     skin = downsample(anatomy.skin, FACTOR)
     escaped = fat_failure(anatomy, artifacts, skin, spacing, rng)
     inversion = 1 - 2 * np.exp(-np.log(2.0) * (1 + artifacts.inversion_error))
@@ -136,6 +149,9 @@ def scan(
 
     box = _native_box(anatomy, options.size)
     gain = _coil(rng, options.size, spacing, 0.16)
+    if stations:
+        gain *= slice_profile(stations, options.size[2], "gain")
+        gain *= edge_loss(stations, options.size[2], spacing[2])
     low_all, high_all = (
         _embedded(low * density, box, options.size),
         _embedded(high * density, box, options.size),
@@ -155,7 +171,11 @@ def scan(
     diffusion = []
     for image, averages in ((low_all, AVERAGES_LOW), (high_all, AVERAGES_HIGH)):
         image *= gain * np.float32(counts)
+        if artifacts.ringing:
+            image = ringing(image, artifacts.ringing)
         image += np.float32(artifacts.ghost) * np.roll(image, half, axis=1)
+        if artifacts.zipper:
+            image += _zipper(options, stations, artifacts.zipper * counts * muscle, rng)
         diffusion.append(np.rint(_magnitude(image, sigma, averages, rng)))
     t1w, t2w = _anatomical_images(canvas.labels, table, true, texture[0])
     volumes: dict[str, NDArray[np.generic]] = {}
@@ -163,6 +183,8 @@ def scan(
         bright = _coil(rng, options.size, spacing, 0.18) * np.float32(
             900 * np.exp(0.3 * rng.standard_normal())
         )
+        if stations:
+            bright *= slice_profile(stations, options.size[2], f"gain_{name}")
         full = _embedded(image, box, options.size) * bright
         noise = 0.012 * 900 * float(rng.uniform(0.7, 1.4)) * float(np.median(bright)) / 900
         volumes[name] = np.rint(_magnitude(full, noise, AVERAGES_ANATOMY, rng))
@@ -170,6 +192,16 @@ def scan(
     volumes[seq.ADC] = vendor_adc(diffusion[0], diffusion[1], options.b_low, options.b_high, sigma)
     volumes[seq.VALID] = validity_mask(volumes[seq.ADC], diffusion[0], diffusion[1])
     return Scan(volumes, seen, displaced(organs, shift, FACTOR, step), anatomy.first)
+
+
+def _zipper(
+    options: PhantomOptions, stations: Sequence[StationTruth], amplitude: float, rng: np.random.Generator
+) -> Array:
+    slices = slice(0, options.size[2])
+    if stations:
+        one = stations[int(rng.integers(0, len(stations)))]
+        slices = slice(one.first, one.last + 1)
+    return zipper(options.size, amplitude, slices, rng)
 
 
 def vendor_adc(low: Array, high: Array, b_low: float, b_high: float, sigma: float) -> Array:
@@ -199,6 +231,26 @@ def _diffusion_images(
     texture: list[Array],
 ) -> tuple[Array, Array, Array]:
     """Noise-free low-b and high-b water images and the fat image at b = 0, on the ADC grid."""
+    parts = [
+        _diffusion_slab(labels[..., k], table, true, protocol, [field[..., k] for field in texture])
+        for k in _slabs(labels.shape[2])
+    ]
+    low, high, fat = (np.concatenate([part[n] for part in parts], axis=2) for n in range(3))
+    return low, high, fat
+
+
+def _slabs(slices: int) -> list[slice]:
+    """Blocks of fine slices: a whole body's intermediate images would fill the memory."""
+    return [slice(k, min(k + _SLAB, slices)) for k in range(0, slices, _SLAB)]
+
+
+def _diffusion_slab(
+    labels: NDArray[np.uint8],
+    table: TissueTable,
+    true: SignalTable,
+    protocol: Protocol,
+    texture: list[Array],
+) -> tuple[Array, Array, Array]:
     strength = table.texture.astype(np.float32)[labels]
     amplitude = np.maximum(1 + strength * texture[0], np.float32(0.3))
     strength *= texture[1]
@@ -217,6 +269,15 @@ def _diffusion_images(
 
 
 def _anatomical_images(
+    labels: NDArray[np.uint8], table: TissueTable, true: SignalTable, texture: Array
+) -> tuple[Array, Array]:
+    slabs = _slabs(labels.shape[2])
+    parts = [_anatomical_slab(labels[..., k], table, true, texture[..., k]) for k in slabs]
+    t1w, t2w = (np.concatenate([part[n] for part in parts], axis=2) for n in range(2))
+    return t1w, t2w
+
+
+def _anatomical_slab(
     labels: NDArray[np.uint8], table: TissueTable, true: SignalTable, texture: Array
 ) -> tuple[Array, Array]:
     amplitude = (0.5 * table.texture).astype(np.float32)[labels]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_adc.phantom.body import Union
-from diffusion_adc.phantom.canvas import Box, Canvas, Ellipsoid, Plate, Shape, Tube, rotation
+from diffusion_adc.phantom.canvas import Box, Canvas, Ellipsoid, Plate, Shape, Tube, Union, rotation
 from diffusion_adc.phantom.fields import Array
 from diffusion_adc.phantom.person import Build
 from diffusion_adc.phantom.structures import Structure
@@ -75,18 +76,24 @@ def hip_bone(side: float, size: NDArray[np.float64]) -> Shape:
     ), 4.0)  # fmt: skip
 
 
-def femur(side: float, size: NDArray[np.float64]) -> Shape:
+SHAFT: Final = ((126, -7, -22, 18), (125, -2, -42, 16), (122, 4, -70, 14), (120, 9, -115, 13.5))
+"""The right femur's shaft as far as a pelvis shows it: x, y, z, radius in mm."""
+LONG_SHAFT: Final = (*SHAFT, (113, 12, -170, 13.0), (104, 12, -235, 13.0))
+"""The same to the middle of the thigh."""
+
+
+def femur(side: float, size: NDArray[np.float64], shaft: Sequence[tuple[float, ...]] = SHAFT) -> Shape:
     """Head, neck, trochanters and shaft of one side."""
     flip = np.array([side, 1.0, 1.0])
 
-    def at(points: list[tuple[float, float, float, float]]) -> NDArray[np.float64]:
+    def at(points: Sequence[tuple[float, ...]]) -> NDArray[np.float64]:
         return np.array(points) * [*(size * flip), size[1]]
 
     return Union((
         Ellipsoid(HEAD * size * flip, np.full(3, HEAD_RADIUS * size[1])),
         Tube(at([(92, 1, -3, 16), (106, -4, -10, 15), (122, -8, -18, 17)]), 5, (1.0, 1.15, 1.0)),
         Ellipsoid(np.array([135, -14, -8]) * size * flip, np.array([11.0, 15, 19]) * size[1]),
-        Tube(at([(126, -7, -22, 18), (125, -2, -42, 16), (122, 4, -70, 14), (120, 9, -115, 13.5)]), 8),
+        Tube(at(shaft), 2 * len(shaft)),
         Ellipsoid(np.array([110, -14, -45]) * size * flip, np.array([9.0, 9, 11]) * size[1]),
     ), 5.0)  # fmt: skip
 
@@ -111,9 +118,16 @@ def sacrum(size: NDArray[np.float64]) -> Shape:
     return Union(tuple(parts), 9.0)
 
 
-def _paint_bone(
-    canvas: Canvas, shape: Shape, cortex_mm: float, marrow_field: Array, threshold: Array
-) -> None:
+def paint_bone(canvas: Canvas, shape: Shape, cortex_mm: float, marrow_field: Array, threshold: Array) -> None:
+    """Draw a bone: cortex of the given thickness around fatty marrow, red where the field passes a threshold.
+
+    Args:
+        canvas: Drawn on.
+        shape: The bone.
+        cortex_mm: Thickness of the cortex.
+        marrow_field: (I, J, K) random field.
+        threshold: Of the field, at the lower and at the upper end of the pelvis.
+    """
     found = shape.distance(canvas)
     if found is None:
         return
@@ -126,7 +140,13 @@ def _paint_bone(
     canvas.fill(box, marrow & red, Structure.MARROW_RED)
 
 
-def paint_skeleton(canvas: Canvas, build: Build, rng: np.random.Generator, marrow_field: Array) -> None:
+def paint_skeleton(
+    canvas: Canvas,
+    build: Build,
+    rng: np.random.Generator,
+    marrow_field: Array,
+    shaft: Sequence[tuple[float, ...]] = SHAFT,
+) -> None:
     """Bones, joints, discs, sacral canal; anchors for lesions.
 
     Args:
@@ -134,6 +154,7 @@ def paint_skeleton(canvas: Canvas, build: Build, rng: np.random.Generator, marro
         build: The person's build.
         rng: The person's generator.
         marrow_field: (I, J, K) random field of standard deviation about 1: red marrow where it is high.
+        shaft: The femur's shaft, `SHAFT` or `LONG_SHAFT`.
     """
     s = build.scale
     size = np.array([s * build.hip_scale, s, s])
@@ -144,10 +165,10 @@ def paint_skeleton(canvas: Canvas, build: Build, rng: np.random.Generator, marro
     femoral = np.array([base + 1.5, base + 0.3], dtype=np.float32)
     for side in (1.0, -1.0):
         flip = np.array([side, 1.0, 1.0])
-        _paint_bone(canvas, hip_bone(side, size), cortex, marrow_field, axial)
+        paint_bone(canvas, hip_bone(side, size), cortex, marrow_field, axial)
         head = HEAD * size * flip
         canvas.paint(Ellipsoid(head, np.full(3, (HEAD_RADIUS + 3.2) * s)), Structure.CARTILAGE)
-        found = femur(side, size).distance(canvas)
+        found = femur(side, size, shaft).distance(canvas)
         if found is not None:
             # Shafts have a thick cortex, heads and trochanters a thin one; epiphyses are fatty early in life.
             box, distance = found
@@ -163,7 +184,7 @@ def paint_skeleton(canvas: Canvas, build: Build, rng: np.random.Generator, marro
         _mark_side(canvas, side, size)
     symphysis = Ellipsoid(np.array([0, 50, -31]) * size, np.array([3.2, 9, 18]) * s)
     canvas.paint(symphysis, Structure.CARTILAGE)
-    _paint_bone(canvas, sacrum(size), cortex, marrow_field, axial)
+    paint_bone(canvas, sacrum(size), cortex, marrow_field, axial)
     _paint_lumbar(canvas, size, cortex, marrow_field, axial)
     for side in (1.0, -1.0):  # joint space between sacrum and ilium
         joint = Plate(
@@ -187,7 +208,7 @@ def _paint_lumbar(
         Tube(np.array([[-20, -34, 132, 5], [-24, -56, 126, 7], [-20, -72, 118, 6]]) * [*size, size[1]]),
         Tube(np.array([[20, -68, 126, 4], [0, -80, 124, 5], [-20, -68, 126, 4]]) * [*size, size[1]]),
     ))  # fmt: skip
-    _paint_bone(canvas, vertebra, cortex, marrow_field, threshold)
+    paint_bone(canvas, vertebra, cortex, marrow_field, threshold)
     disc = Ellipsoid(np.array([0, -24, 115]) * size, np.array([25, 18, 5.5]) * size[1], turn, 3.0)
     canvas.paint(disc, Structure.DISC)
     canvas.mark("lumbar", np.array([0, -14, 130]) * size)

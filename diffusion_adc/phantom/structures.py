@@ -56,8 +56,34 @@ class Structure(IntEnum):
     HEMANGIOMA = 45
     MODIC = 46
     RED_ISLAND = 47
+    # Above the pelvis.
+    WHITE_MATTER = 50
+    CORTICAL_GM = 51
+    DEEP_GM = 52
+    SPINAL_CORD = 53
+    VITREOUS = 54
+    SALIVARY_GLAND = 55
+    TONSIL = 56
+    THYROID = 57
+    THYMUS = 58
+    AIRWAY = 59
+    LUNG = 60
+    MYOCARDIUM = 61
+    BREAST = 62
+    LIVER = 63
+    BILE = 64
+    SPLEEN = 65
+    KIDNEY_CORTEX = 66
+    KIDNEY_MEDULLA = 67
+    ADRENAL = 68
+    PANCREAS = 69
+    # Benign findings there.
+    LIVER_HEMANGIOMA = 80
+    CYST = 81
+    INFARCT = 82
+    TB_NODE = 83
     # Lesions take the numbers from here on, three tissues each (see `lesions`).
-    LESION = 64
+    LESION = 96
 
 
 TISSUE_OF: Final[dict[Structure, str]] = {
@@ -105,11 +131,36 @@ TISSUE_OF: Final[dict[Structure, str]] = {
     Structure.HEMANGIOMA: "hemangioma",
     Structure.MODIC: "modic",
     Structure.RED_ISLAND: "marrow_red",
+    Structure.WHITE_MATTER: "white_matter",
+    Structure.CORTICAL_GM: "cortical_gm",
+    Structure.DEEP_GM: "deep_gm",
+    Structure.SPINAL_CORD: "spinal_cord",
+    Structure.VITREOUS: "vitreous",
+    Structure.SALIVARY_GLAND: "parotid",
+    Structure.TONSIL: "tonsil",
+    Structure.THYROID: "thyroid",
+    Structure.THYMUS: "thymus",
+    Structure.AIRWAY: "air",
+    Structure.LUNG: "lung",
+    Structure.MYOCARDIUM: "myocardium",
+    Structure.BREAST: "breast_fibroglandular",
+    Structure.LIVER: "liver",
+    Structure.BILE: "gallbladder_bile",
+    Structure.SPLEEN: "spleen",
+    Structure.KIDNEY_CORTEX: "kidney_cortex",
+    Structure.KIDNEY_MEDULLA: "kidney_medulla",
+    Structure.ADRENAL: "adrenal",
+    Structure.PANCREAS: "pancreas",
+    Structure.LIVER_HEMANGIOMA: "liver_hemangioma",
+    Structure.CYST: "cyst",
+    Structure.INFARCT: "acute_infarct",
+    Structure.TB_NODE: "tb_node",
 }
 
 FAT: Final = (Structure.VISCERAL_FAT, Structure.INTERMUSCULAR_FAT)
 MARROW: Final = (Structure.MARROW_FATTY, Structure.MARROW_RED)
 BONE: Final = (Structure.CORTICAL_BONE, *MARROW)
+BRAIN: Final = (Structure.WHITE_MATTER, Structure.CORTICAL_GM, Structure.DEEP_GM)
 PROSTATE: Final = (
     Structure.PROSTATE_PZ, Structure.PROSTATE_TZ, Structure.BPH_GLANDULAR, Structure.BPH_STROMAL,
     Structure.PROSTATITIS,
@@ -123,7 +174,7 @@ ORGAN_NAMES: Final[dict[int, str]] = {int(s): s.name.lower() for s in Structure 
 
 
 def tissue_rows() -> list[int]:
-    """Tissue row by structure number; 0 (air) for numbers not in use. 64 entries."""
+    """Tissue row by structure number below `Structure.LESION`; 0 (air) for numbers not in use."""
     names = tissue_names()
     rows = [0] * int(Structure.LESION)
     for structure, tissue in TISSUE_OF.items():

@@ -19,6 +19,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+_PELVIS_TISSUES: Final = 52
+"""The first rows of the table. A person's tissues are drawn for these first and for the later ones after, so
+that the table can grow without changing a pelvis."""
 FAT: Final = "fat_lipid"
 """Row whose relaxation and diffusion hold for the fat compartment of every tissue."""
 _J_COUPLING: Final = 1.8
@@ -168,7 +171,8 @@ def person_tissues(mean: TissueTable, rng: np.random.Generator, b_low: float, b_
         b_high: s/mm².
     """
     n = len(mean.names)
-    z = np.clip(rng.standard_normal((4, n)), -1.7, 1.7)
+    first = rng.standard_normal((4, min(n, _PELVIS_TISSUES)))
+    z = np.clip(np.hstack([first, rng.standard_normal((4, n - first.shape[1]))]), -1.7, 1.7)
     adc = np.maximum(mean.adc + mean.adc_sd * z[0], 0.25 * mean.adc)
     t1 = mean.t1 * np.exp(0.05 * z[1])
     t1[mean.row(FAT)] = mean.t1[mean.row(FAT)]  # the protocol nulls the population's fat

@@ -29,7 +29,7 @@ class LesionTruth:
     """Its value in `CaseTruth.lesion_label`."""
     site: str
     group: str
-    """``bone``, ``node`` or ``primary``."""
+    """``bone``, ``node``, ``liver``, ``lung`` or ``primary``."""
     kind: str
     """``untreated``, ``treated``, ``sclerotic`` or ``mucinous``."""
     grade: int
@@ -88,6 +88,25 @@ class MimicTruth:
     volume_ml: float
 
 
+@dataclass(frozen=True)
+class StationTruth:
+    """One station of a composed series; slices count from the feet upward, both ends included."""
+
+    index: int
+    first: int
+    """First slice that the composed series takes from it."""
+    last: int
+    acquired_first: int
+    """First slice acquired; the overlap's other half belongs to the station below."""
+    acquired_last: int
+    gain: float
+    """Of the diffusion images."""
+    gain_t1w: float
+    gain_t2w: float
+    shift_mm: float
+    """Along J."""
+
+
 @dataclass(frozen=True, eq=False)
 class CaseTruth:
     """The truth of one case; every array (I, J, K) on the cohort's grid."""
@@ -108,6 +127,8 @@ class CaseTruth:
     """Mimic numbers, 0 elsewhere."""
     reading_adc: NDArray[np.float32]
     """The scanner's ADC where a reader may put tumor, 0 where invalid or out of reach; 1e-3 mm²/s."""
+    stations: tuple[StationTruth, ...] = ()
+    """Of a whole body; a pelvis is one station."""
 
     @property
     def ambiguous_numbers(self) -> tuple[int, ...]:
@@ -118,6 +139,14 @@ class CaseTruth:
     def voxel_ml(self) -> float:
         """Volume of a voxel in mL."""
         return float(np.prod(self.spacing_mm)) / 1000.0
+
+    @property
+    def station_index(self) -> NDArray[np.uint8]:
+        """(K,) station of each slice."""
+        out = np.zeros(self.lesion_label.shape[2], dtype=np.uint8)
+        for station in self.stations:
+            out[station.first : station.last + 1] = station.index
+        return out
 
     @property
     def organ_names(self) -> Mapping[int, str]:
@@ -138,11 +167,12 @@ def write_case_truth(truth_dir: Path, truth: CaseTruth) -> str:
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **{name: getattr(truth, name) for name in _ARRAYS})
     digest = write_bytes(truth_dir / truth.case_id / "truth.npz", stream.getvalue())
+    stations = {"stations": [asdict(station) for station in truth.stations]} if truth.stations else {}
     write_json(truth_dir / truth.case_id / "truth.json", {
         "schema_version": SCHEMA_VERSION, "case_id": truth.case_id, "ambiguity": truth.ambiguity,
         "spacing_mm": list(truth.spacing_mm), "arrays_sha256": digest,
         "lesions": [asdict(lesion) for lesion in truth.lesions], "pairs": [asdict(pair) for pair in truth.pairs],
-        "mimics": [asdict(mimic) for mimic in truth.mimics],
+        "mimics": [asdict(mimic) for mimic in truth.mimics], **stations,
     })  # fmt: skip
     return digest
 
@@ -171,7 +201,8 @@ def read_case_truth(truth_dir: Path, case_id: str) -> CaseTruth:
         return CaseTruth(
             case_id=record["case_id"], ambiguity=record["ambiguity"], spacing_mm=tuple(record["spacing_mm"]),
             lesions=lesions, pairs=tuple(PairTruth(**row) for row in record["pairs"]),
-            mimics=tuple(MimicTruth(**row) for row in record["mimics"]), **arrays,
+            mimics=tuple(MimicTruth(**row) for row in record["mimics"]),
+            stations=tuple(StationTruth(**row) for row in record.get("stations", ())), **arrays,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise CohortError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -249,7 +249,7 @@ def paint_vessels_and_nerves(canvas: Canvas, build: Build, rng: np.random.Genera
 
 
 # Places of normal nodes on the right side: x, y, z and half of the usual short axis, mm.
-_NODES: dict[str, tuple[tuple[float, float, float, float], ...]] = {
+NODES: dict[str, tuple[tuple[float, float, float, float], ...]] = {
     "external_iliac": ((52, 24, 66, 2.6), (60, 44, 40, 2.8), (52, 30, 34, 2.4)),
     "obturator": ((50, 18, 18, 2.8), (46, 2, 26, 2.2)),
     "internal_iliac": ((40, -30, 58, 2.0), (36, -38, 36, 1.9)),
@@ -260,11 +260,15 @@ _NODES: dict[str, tuple[tuple[float, float, float, float], ...]] = {
 }  # fmt: skip
 
 
-def paint_nodes(canvas: Canvas, build: Build, rng: np.random.Generator) -> None:
+Chains = Mapping[str, tuple[tuple[float, float, float, float], ...]]
+"""Places of a chain's nodes on the right side: x, y, z and half of the usual short axis, mm."""
+
+
+def paint_nodes(canvas: Canvas, build: Build, rng: np.random.Generator, chains: Chains = NODES) -> None:
     """Normal lymph nodes along the chains: small bright beans, the larger ones with a fatty hilum."""
     s = build.scale
     room = (*FAT, Structure.SUBCUTANEOUS_FAT)
-    for chain, places in _NODES.items():
+    for chain, places in chains.items():
         for side in (1, -1):
             for x, y, z, half_short in places:
                 where = np.array([side * x * build.hip_scale, y, z]) * s + rng.normal(0, [3, 3, 5])

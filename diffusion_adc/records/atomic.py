@@ -130,9 +130,29 @@ def write_json(path: Path, value: Any) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Write a CSV table atomically; returns its SHA-256."""
+    """Write a CSV table atomically; returns its SHA-256. Text a spreadsheet would run as a formula is quoted."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: inert(value) for name, value in row.items()} for row in rows)
     return write_text(path, stream.getvalue())
+
+
+def inert(value: Any) -> Any:
+    """The value as no spreadsheet runs it: text that opens like a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    # The writer leaves a carriage return unquoted: what follows would open a row of its own.
+    value = value.replace("\r", " ")
+    if len(value) < 2 or value.lstrip()[:1] not in tuple("=+-@'"):
+        return value
+    try:
+        float(value)  # a number may open with its sign
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def restored(text: str) -> str:
+    """What `inert` was given."""
+    return text[1:] if text[:1] == "'" and inert(text[1:]) == text else text

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case, check_research_id
-from diffusion_adc.domain.clinical import Covariates
+from diffusion_adc.domain.clinical import CORE, LATER, TNM, Covariates
 from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.domain.errors import CaseError, CohortError, UsageError
 from diffusion_adc.domain.units import spacing_mm
-from diffusion_adc.records.atomic import write_csv, write_json
+from diffusion_adc.records.atomic import restored, write_bytes, write_csv, write_json
 from diffusion_adc.records.nifti import Volume, read_nifti, write_nifti
 
 SCHEMA_VERSION: Final = 1
@@ -29,10 +29,28 @@ DTYPES: Final[Mapping[str, type[np.generic]]] = {seq.VALID: np.uint8, seq.TUMOR_
 
 _CASE_FIELDS: Final = tuple(f.name for f in fields(Case))
 CASE_COLUMNS: Final = ("case_id", *_CASE_FIELDS)
-_CLINICAL_COLUMNS: Final = ("research_id", *(f.name for f in fields(Covariates)))
+_CLINICAL_COLUMNS: Final = ("research_id", *CORE)
+_TEXT_COVARIATES: Final = ("sex", "treatment", "primary", "stage", *TNM)
 WITHDRAWN: Final = "withdrawn.jsonl"
 """Tombstones, one JSON object per line."""
+AUDIT: Final = "audit.jsonl"
+"""Hash-chained log of withdrawals."""
+CERTIFICATES: Final = "withdrawals"
+"""Folder of withdrawal certificates."""
+CUSTODY_FILES: Final = (WITHDRAWN, AUDIT, CERTIFICATES)
+"""What a new delivery into the same folder must carry over: it does not undo a withdrawal."""
+JOURNAL: Final = "withdrawal.pending.json"
+"""There while a withdrawal is under way, or was interrupted."""
 _MANIFEST: Final = ("provenance", "legal_basis", "id_pattern", "digest")
+
+
+class InterruptedWithdrawal(CohortError):
+    """A withdrawal from the cohort was interrupted and must be finished before anything is read.
+
+    The cohort's folder is kept in `cohort_dir`, never in the message.
+    """
+
+    cohort_dir: Path | None = None
 
 
 def reader_file(reader: str, name: str) -> str:
@@ -102,19 +120,7 @@ def _row(case: Case) -> dict[str, Any]:
 
 def write_manifest(cohort_dir: Path, cohort: Cohort) -> None:
     """Write cohort.json, cases.csv and clinical.csv; the tables first, the manifest that names them last."""
-    rows = []
-    for case in sorted(cohort.cases, key=lambda c: c.case_id):
-        row = {key: "" if value is None else value for key, value in _row(case).items()}
-        row["readers"], row["declared"] = ";".join(case.readers), ";".join(case.declared)
-        row["files"] = ";".join(f"{name}={digest}" for name, digest in case.files.items())
-        rows.append(row)
-    write_csv(cohort_dir / "cases.csv", rows, CASE_COLUMNS)
-    clinical = [
-        {"research_id": rid}
-        | {n: "" if getattr(row, n) is None else getattr(row, n) for n in _CLINICAL_COLUMNS[1:]}
-        for rid, row in sorted(cohort.clinical.items())
-    ]
-    write_csv(cohort_dir / "clinical.csv", clinical, _CLINICAL_COLUMNS)
+    _write_tables(cohort_dir, cohort)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "provenance": cohort.provenance,
@@ -126,12 +132,55 @@ def write_manifest(cohort_dir: Path, cohort: Cohort) -> None:
     write_json(cohort_dir / "cohort.json", manifest)
 
 
+def _write_tables(cohort_dir: Path, cohort: Cohort) -> None:
+    rows = []
+    for case in sorted(cohort.cases, key=lambda c: c.case_id):
+        row = {key: "" if value is None else value for key, value in _row(case).items()}
+        row["readers"], row["declared"] = ";".join(case.readers), ";".join(case.declared)
+        row["files"] = ";".join(f"{name}={digest}" for name, digest in case.files.items())
+        rows.append(row)
+    write_csv(cohort_dir / "cases.csv", rows, CASE_COLUMNS)
+    known = [(rid, row.record()) for rid, row in sorted(cohort.clinical.items())]
+    columns = (*_CLINICAL_COLUMNS, *(name for name in LATER if any(name in row for _, row in known)))
+    clinical = [
+        {"research_id": rid} | {name: _cell(row.get(name)) for name in columns[1:]} for rid, row in known
+    ]
+    write_csv(cohort_dir / "clinical.csv", clinical, columns)
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else ";".join(value) if isinstance(value, tuple) else value
+
+
 def read_cohort(cohort_dir: Path) -> Cohort:
     """Read and validate a cohort; withdrawn persons disappear here.
 
     Raises:
         UsageError: The folder holds no cohort.
+        InterruptedWithdrawal: A withdrawal was interrupted and is not finished yet.
         CohortError: A table was changed after the manifest was written, or holds no case.
+    """
+    _refuse_interrupted(cohort_dir)  # before the digests, which half rewritten tables do not match
+    stored, manifest = read_stored(cohort_dir)
+    if stored.digest != manifest["digest"]:
+        raise CohortError(
+            "cases.csv or clinical.csv differ from the manifest's digest",
+            do="restore them or make the cohort again",
+        )
+    effective = replace(stored, withdrawn=withdrawn_ids(cohort_dir))
+    if not effective.cases:
+        raise CohortError("no case in the cohort", "at least one", "add cases")
+    return effective
+
+
+def read_stored(cohort_dir: Path) -> tuple[Cohort, dict[str, Any]]:
+    """The tables as they stand, withdrawn persons and all, and cohort.json; digests are not compared.
+
+    Only what deletes persons may ask for this; everything else reads with `read_cohort`.
+
+    Raises:
+        UsageError: The folder holds no cohort.
+        CohortError: A table or the manifest is missing or damaged.
     """
     try:
         manifest = json.loads((cohort_dir / "cohort.json").read_text(encoding="utf-8"))
@@ -153,23 +202,40 @@ def read_cohort(cohort_dir: Path) -> Cohort:
     try:
         cohort = Cohort(
             cases=tuple(_case(row) for row in _table(cohort_dir / "cases.csv", CASE_COLUMNS)),
-            clinical=_clinical(_table(cohort_dir / "clinical.csv", _CLINICAL_COLUMNS)),
+            clinical=_clinical(_table(cohort_dir / "clinical.csv", _CLINICAL_COLUMNS, LATER)),
             **{key: manifest[key] for key in ("provenance", "legal_basis", "id_pattern")},
         )
     except (re.error, RecursionError):
         raise CohortError("cohort.json has an unreadable id_pattern", "a regular expression") from None
-    if cohort.digest != manifest["digest"]:
+    return cohort, manifest
+
+
+def drop_withdrawn(cohort_dir: Path, digest: str) -> None:
+    """Rewrite the tables without the persons who withdrew; every other row keeps its bytes.
+
+    Tables that an interruption left half rewritten are completed.
+
+    Args:
+        cohort_dir: The cohort's folder.
+        digest: Of the cohort without these persons, taken while the tables still had their own digest.
+
+    Raises:
+        CohortError: The remaining rows are not those the digest was taken of.
+    """
+    stored, manifest = read_stored(cohort_dir)
+    kept = replace(stored, withdrawn=tombstoned(cohort_dir))
+    if kept.digest != digest:
         raise CohortError(
-            "cases.csv or clinical.csv differ from the manifest's digest",
-            do="restore them or make the cohort again",
-        )
-    effective = replace(cohort, withdrawn=withdrawn_ids(cohort_dir))
-    if not effective.cases:
-        raise CohortError("no case in the cohort", "at least one", "add cases")
-    return effective
+            "the rows of the persons who remain were changed", "the tables as they were",
+            "restore cases.csv and clinical.csv",
+        )  # fmt: skip
+    if (len(kept.cases), len(kept.clinical)) != (len(stored.cases), len(stored.clinical)):
+        _write_tables(cohort_dir, kept)
+    if manifest["digest"] != digest:
+        write_json(cohort_dir / "cohort.json", {**manifest, "digest": digest})
 
 
-def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def _table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, str]]:
     do = "restore it or make the cohort again"
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -178,9 +244,10 @@ def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise CohortError(f"{path.name} is missing", do=do) from None
     except (OSError, ValueError, csv.Error):
         raise CohortError(f"{path.name} cannot be read", "a UTF-8 table", do) from None
-    if tuple(header) != tuple(columns) or any(len(row) != len(columns) for row in rows):
+    wanted = [*columns, *(name for name in optional if name in header)]
+    if header != wanted or any(len(row) != len(wanted) for row in rows):
         raise CohortError(f"{path.name} has other columns", ", ".join(columns), do)
-    return [dict(zip(header, row, strict=True)) for row in rows]
+    return [dict(zip(header, map(restored, row), strict=True)) for row in rows]
 
 
 def _case(row: Mapping[str, str]) -> Case:
@@ -216,7 +283,9 @@ def _covariates(row: Mapping[str, str]) -> Covariates:
         for name, text in known.items():
             if name in ("comorbidity", "recurrence"):
                 values[name] = {"True": True, "False": False}[text]
-            elif name not in ("sex", "treatment", "primary", "stage"):
+            elif name == "below_detection":
+                values[name] = tuple(text.split(";"))
+            elif name not in _TEXT_COVARIATES:
                 values[name] = float(text)
     except (KeyError, ValueError):
         raise _unreadable("clinical.csv") from None
@@ -225,6 +294,27 @@ def _covariates(row: Mapping[str, str]) -> Covariates:
 
 def withdrawn_ids(cohort_dir: Path) -> frozenset[str]:
     """Research IDs of the persons who withdrew from the cohort.
+
+    Raises:
+        InterruptedWithdrawal: A withdrawal is not finished yet.
+        CohortError: The tombstones cannot be read.
+    """
+    _refuse_interrupted(cohort_dir)
+    return tombstoned(cohort_dir)
+
+
+def _refuse_interrupted(cohort_dir: Path) -> None:
+    if (cohort_dir / JOURNAL).exists():
+        error = InterruptedWithdrawal(
+            "a withdrawal from this cohort was interrupted", "a finished one",
+            "any `diffusion-adc` command on the cohort finishes it first",
+        )  # fmt: skip
+        error.cohort_dir = cohort_dir
+        raise error
+
+
+def tombstoned(cohort_dir: Path) -> frozenset[str]:
+    """Research IDs in withdrawn.jsonl, whether or not their withdrawal is finished.
 
     Raises:
         CohortError: The tombstones cannot be read; nothing may go on then, or a withdrawal would be forgotten.
@@ -243,6 +333,14 @@ def withdrawn_ids(cohort_dir: Path) -> frozenset[str]:
             "withdrawn.jsonl has an unreadable line", "one tombstone per line",
             "restore it before anything is read",
         ) from None  # fmt: skip
+
+
+def carry_custody(old: Path, new: Path) -> None:
+    """Take the tombstones, the log and the certificates of a cohort into its successor's folder."""
+    for name in CUSTODY_FILES:
+        for path in [old / name, *sorted((old / name).glob("*.json"))]:
+            if path.is_file():
+                write_bytes(new / path.relative_to(old), path.read_bytes())
 
 
 def load_volume(

@@ -1,42 +1,39 @@
-"""A static site over a folder of tumor maps: the scores, then one picture and the numbers per case."""
+"""A static site over a folder of tumor maps: an index with the scores, and a page per case."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
+from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.domain.errors import UsageError
-from diffusion_adc.evaluation.picture import CaseView, save_case_figure
+from diffusion_adc.evaluation.picture import save_case_figure
 from diffusion_adc.evaluation.table import table_blocks, verdicts
 from diffusion_adc.records import cohort as cohorts
 from diffusion_adc.records import maps as files
-from diffusion_adc.records.atomic import write_text
+from diffusion_adc.records.atomic import restored, sha256_file, write_bytes, write_text
+from diffusion_adc.review.content import Rival, case_content
+from diffusion_adc.review.page import case_page, case_script
+from diffusion_adc.review.shell import (
+    ASSETS,
+    CASE_SCRIPTS,
+    INDEX_SCRIPTS,
+    STYLE,
+    VENDORED,
+    asset,
+    document,
+    interval,
+)
 from diffusion_adc.review.words import WORDS
 
 PICTURES: Final = "pictures"
-
-_STYLE: Final = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --ok: #2a8f57; --no: #c4442d }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 78rem; padding: 0 1rem 4rem }
-.banner { background: #c4442d; color: #fff; padding: .4rem 1rem; margin: 0 -1rem }
-.banner.synthetic { background: #2b5f8a }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .5rem 0 1.5rem }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-tr.model td { font-weight: 600; background: var(--soft) }
-article { border-top: 1px solid var(--line); padding: 1rem 0 }
-img { max-width: 100%; background: #fff }
-.yes { color: var(--ok) } .no { color: var(--no) }
-ul.bars { list-style: none; padding: 0 }
-"""
+CASES: Final = "cases"
+_MODEL: Final = "model"
 
 
 def write_site(
@@ -45,15 +42,17 @@ def write_site(
     out: Path,
     *,
     language: str = "en",
+    rivals: Sequence[Path] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write OUT/index.html and one picture per case.
+    """Write OUT/index.html and a page, its data and two pictures per case.
 
     Args:
         maps_dir: Tumor maps, evaluated or not.
         cohort_dir: The cohort they were drawn for.
         out: The site's folder; other files in it stay.
         language: ``en`` or ``ja``.
+        rivals: Folders of other methods' tumor maps of the same cohort, shown beside each case's own.
         progress: Called with (done, total).
 
     Returns:
@@ -61,66 +60,115 @@ def write_site(
 
     Raises:
         UsageError: No maps, or a language that does not exist.
-        CohortError: A map's case is not in the cohort.
+        CohortError: Maps and cohort do not belong together.
+        CaseError: A volume is missing or damaged.
     """
-    if language not in WORDS:
-        raise UsageError(f"language {language!r}", f"one of {', '.join(WORDS)}")
-    words = WORDS[language]
-    manifest = files.read_maps_manifest(maps_dir)
-    cohort = cohorts.read_cohort(cohort_dir)
-    cases = {case.case_id: case for case in cohort.cases}
-    drawn = [case_id for case_id in files.map_case_ids(maps_dir) if case_id in cases]
-    if not drawn:
-        raise UsageError(
-            "no map belongs to a case of the cohort", "maps drawn for this cohort", "check --cohort"
-        )
-    articles, rows = [], []
-    for number, case_id in enumerate(drawn):
+    words, manifest, cohort, cases = _opened(maps_dir, cohort_dir, language)
+    named = _rivals(rivals)
+    source = _source(maps_dir, manifest)
+    for name in (STYLE, *INDEX_SCRIPTS, *CASE_SCRIPTS, *VENDORED):
+        write_text(out / ASSETS / name, asset(name))
+    wasted = _false_volumes(maps_dir)
+    rows = []
+    for number, case in enumerate(cases):
+        case_id = case.case_id
         record = files.read_map_record(maps_dir, case_id)
-        _picture(maps_dir, cohort_dir, cases[case_id], out / PICTURES / f"{case_id}.png")
-        rows.append(_row(case_id, cases[case_id], record))
-        articles.append(_article(case_id, record, words))
+        content = case_content(maps_dir, cohort_dir, case, words, named)
+        write_text(out / CASES / f"{case_id}.data.js", case_script(content, source, language))
+        before = cases[number - 1].case_id if number else None
+        after = cases[number + 1].case_id if number + 1 < len(cases) else None
+        page = case_page(
+            case_id, content, record, language=language, provenance=cohort.provenance,
+            data=f"{case_id}.data.js", picture=f"../{PICTURES}/{case_id}.png", neighbors=(before, after),
+        )  # fmt: skip
+        write_text(out / CASES / f"{case_id}.html", page)
+        write_bytes(out / PICTURES / f"{case_id}.front.png", content.thumbnail)
+        save_case_figure(content.view, out / PICTURES / f"{case_id}.png")
+        rows.append(index_row(case_id, case.tumor_status, record, wasted.get(case_id), words))
         if progress is not None:
-            progress(number + 1, len(drawn))
+            progress(number + 1, len(cases))
     index = out / "index.html"
     write_text(
-        index, _page(words, language, cohort.provenance, manifest, _scores(maps_dir, words), rows, articles)
+        index, index_page(words, language, cohort.provenance, manifest, _scores(maps_dir, words), rows)
     )
     return index
 
 
-def _picture(maps_dir: Path, cohort_dir: Path, case: Case, target: Path) -> None:
-    def volume(name: str) -> Any:
-        return cohorts.load_volume(cohort_dir, case, name).array
+def standalone_page(
+    maps_dir: Path, cohort_dir: Path, case_id: str, *, language: str = "en", rivals: Sequence[Path] = ()
+) -> str:
+    """One case as a single file with viewer, volumes and numbers inside.
 
-    tumor = files.read_map_volume(maps_dir, case.case_id, files.TUMOR_ADC)
-    view = CaseView(
-        title=case.case_id,
-        affine=tumor.affine,
-        adc=volume(seq.ADC),
-        dwi=volume(seq.DWI_HIGH if seq.DWI_HIGH in case.files else seq.DWI_LOW),
-        reader=np.asarray(volume(seq.TUMOR_LABEL), dtype=bool) if case.has_target else None,
-        tumor=np.asarray(tumor.array, dtype=bool),
-        probability=_float(maps_dir, case, files.PROBABILITY),
-        base_probability=_float(maps_dir, case, files.BASE_PROBABILITY),
-        draws=np.asarray(files.read_map_volume(maps_dir, case.case_id, files.DRAWS).array, dtype=bool),
-    )
-    save_case_figure(view, target)
+    Raises:
+        UsageError: No maps, a language that does not exist, or a case without a map.
+        CohortError: Maps and cohort do not belong together.
+        CaseError: A volume is missing or damaged.
+    """
+    words, manifest, cohort, cases = _opened(maps_dir, cohort_dir, language)
+    case = next((c for c in cases if c.case_id == case_id), None)
+    if case is None:
+        raise UsageError("no map of this case", "a case ID of the maps", "check the name")
+    content = case_content(maps_dir, cohort_dir, case, words, _rivals(rivals))
+    return case_page(
+        case_id, content, files.read_map_record(maps_dir, case_id), language=language,
+        provenance=cohort.provenance, data=case_script(content, _source(maps_dir, manifest), language),
+        standalone=True,
+    )  # fmt: skip
 
 
-def _float(maps_dir: Path, case: Case, name: str) -> Any:
-    return np.asarray(files.read_map_volume(maps_dir, case.case_id, name).array, dtype=np.float32)
+def _opened(
+    maps_dir: Path, cohort_dir: Path, language: str
+) -> tuple[Mapping[str, str], dict[str, Any], Cohort, list[Case]]:
+    if language not in WORDS:
+        raise UsageError(f"language {language!r}", f"one of {', '.join(WORDS)}")
+    manifest = files.read_maps_manifest(maps_dir)
+    cohort = cohorts.read_cohort(cohort_dir)
+    cases = {case.case_id: case for case in cohort.cases}
+    drawn = [cases[case_id] for case_id in files.map_case_ids(maps_dir) if case_id in cases]
+    if not drawn:
+        raise UsageError(
+            "no map belongs to a case of the cohort", "maps drawn for this cohort", "check --cohort"
+        )
+    return WORDS[language], manifest, cohort, drawn
+
+
+def _source(maps_dir: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What a corrections file says about where it comes from."""
+    return {
+        "run": str(manifest.get("run", "")),
+        "cohort_digest": str(manifest.get("cohort_digest", "")),
+        "maps_sha256": sha256_file(maps_dir / "maps.json"),
+    }
+
+
+def _rivals(folders: Sequence[Path]) -> list[Rival]:
+    """Rivals by the name of their run, or by number where it says nothing or says it twice."""
+    names = [str(files.read_maps_manifest(folder).get("run") or "") for folder in folders]
+    return [
+        Rival(name if name and names.count(name) == 1 else f"{name} {number}".strip(), folder)
+        for number, (name, folder) in enumerate(zip(names, folders, strict=True), start=1)
+    ]
+
+
+def _false_volumes(maps_dir: Path) -> dict[str, float]:
+    """False-positive volume (mL) by case, where the maps were evaluated."""
+    try:
+        with (maps_dir / "cases.csv").open(newline="", encoding="utf-8") as stream:
+            rows = [{k: restored(v) for k, v in row.items()} for row in csv.DictReader(stream, strict=True)]
+        return {row["case_id"]: float(row["fp_volume_ml"]) for row in rows if row["method"] == _MODEL}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
+        return {}
 
 
 def _scores(maps_dir: Path, words: Mapping[str, str]) -> str:
     try:
-        scores = json.loads((maps_dir / "scores.json").read_text())
+        scores = json.loads((maps_dir / "scores.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"<p>{words['not_scored']}</p>"
     scores = scores.get("methods", scores)
     parts = []
     for block in table_blocks(scores):
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in block.heading)
+        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in block.heading)
         body = "".join(
             f'<tr class="{"model" if row[0].startswith("presence flow") else ""}">'
             + "".join(f"<td>{escape(cell)}</td>" for cell in row)
@@ -139,65 +187,62 @@ def _scores(maps_dir: Path, words: Mapping[str, str]) -> str:
     return "".join(parts) + f'<h3>{words["bars"]}</h3><ul class="bars">{bars}</ul>'
 
 
-def _row(case_id: str, case: Case, record: Mapping[str, Any]) -> str:
-    cells = [
-        f'<a href="#{escape(case_id)}">{escape(case_id)}</a>',
-        escape(case.tumor_status),
-        _interval(record["tdv_ml"]),
-        _interval(record["gadc"]),
-        str(record["n_lesions"]),
-        escape(", ".join(record["flags"])) or "–",
-    ]
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _interval(summary: Mapping[str, Any]) -> str:
-    if summary.get("map") is None and summary.get("median") is None:
-        return "–"
-    value = "–" if summary.get("map") is None else f"{summary['map']:.2f}"
-    if summary.get("low80") is None:
-        return value
-    return f"{value} [{summary['low80']:.2f}, {summary['high80']:.2f}]"
-
-
-def _article(case_id: str, record: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    bands = " · ".join(f"{escape(name)}: {_interval(band)} mL" for name, band in record["bands"].items())
+def index_row(
+    case_id: str, status: str, record: Mapping[str, Any], wasted: float | None, words: Mapping[str, str]
+) -> str:
+    """One case's row; every cell carries the value it is sorted by."""
     name = escape(case_id)
-    return (
-        f'<article id="{name}"><h3>{name}</h3>'
-        f'<img src="{PICTURES}/{name}.png" alt="{name}" loading="lazy">'
-        f"<p>{words['tdv']} {_interval(record['tdv_ml'])} mL · {words['gadc']} {_interval(record['gadc'])} "
-        f"10⁻³ mm²/s · {words['bands']} {bands}</p></article>"
-    )
+
+    def number(summary: Mapping[str, Any]) -> str:
+        return "" if summary.get("map") is None else repr(float(summary["map"]))
+
+    flags = ", ".join(map(str, record["flags"]))
+    cells = (
+        ("", f'<a href="{CASES}/{name}.html"><img class="front" src="{PICTURES}/{name}.front.png" alt="" loading="lazy"></a>'),
+        (name, f'<a href="{CASES}/{name}.html">{name}</a>'),
+        (escape(status), escape(words.get(status, status))),
+        (number(record["tdv_ml"]), interval(record["tdv_ml"])),
+        (number(record["gadc"]), interval(record["gadc"])),
+        (str(int(record["n_lesions"])), str(int(record["n_lesions"]))),
+        ("" if wasted is None else repr(wasted), "–" if wasted is None else f"{wasted:.2f}"),
+        (str(len(record["flags"])), escape(flags) or "–"),
+    )  # fmt: skip
+    return "<tr>" + "".join(f'<td data-value="{value}">{cell}</td>' for value, cell in cells) + "</tr>"
 
 
-def _page(
+def index_page(
     words: Mapping[str, str],
     language: str,
     provenance: str,
     manifest: Mapping[str, Any],
     scores: str,
-    rows: list[str],
-    articles: list[str],
+    rows: Sequence[str],
 ) -> str:
-    head = "".join(
-        f"<th>{words[key]}</th>"
-        for key in ("case", "status", "tdv_column", "gadc_column", "lesions", "flags")
+    """HTML of the index; `scores` and `rows` are HTML already."""
+    columns = (
+        ("case", "text"), ("status", "text"), ("tdv_column", "number"), ("gadc_column", "number"),
+        ("lesions", "number"), ("fp_column", "number"), ("flags", "number"),
+    )  # fmt: skip
+    head = f'<th scope="col">{words["picture_column"]}</th>' + "".join(
+        f'<th scope="col" aria-sort="none"><button type="button" data-sort="{kind}">{words[key]}</button></th>'
+        for key, kind in columns
     )
+    tau = manifest.get("tau")
     run = escape(
         f"{manifest.get('run', '')} · {manifest.get('draws', '')} × {manifest.get('steps', '')} · "
-        f"seed {manifest.get('seed', '')} · τ {manifest.get('tau') or 0:.3f}"
+        f"seed {manifest.get('seed', '')} · τ {tau if isinstance(tau, int | float) else 0:.3f}"
     )
-    return f"""<!doctype html>
-<html lang="{language}"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
-<title>{words["title"]}</title><style>{_STYLE}</style></head><body>
-<div class="banner {provenance}">{words["provenance_" + provenance]} · {words["research"]}</div>
-<h1>{words["title"]}</h1><p>{run}</p>
-<h2>{words["scores"]}</h2>{scores}
-<h2>{words["cases"]}</h2><p>{words["interval"]}</p>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>
-{"".join(articles)}
-</body></html>
-"""
+    body = (
+        f'<header><h1>{words["title"]}</h1><p class="numbers">{run}</p></header>'
+        f"<section><h2>{words['cases']}</h2><p>{words['interval']}</p>"
+        f'<div class="scroll"><table id="cases"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        f"</table></div></section><section><h2>{words['scores']}</h2>{scores}</section>"
+    )
+    return document(
+        body,
+        title=words["title"],
+        language=language,
+        provenance=provenance,
+        words=words,
+        scripts=INDEX_SCRIPTS,
+    )

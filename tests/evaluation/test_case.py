@@ -214,3 +214,28 @@ def test_a_non_finite_adc_never_enters_a_baseline() -> None:
     adc = np.array([[[0.8, np.nan, np.inf]]], dtype=np.float32)
     everywhere = np.ones(adc.shape, dtype=bool)
     assert baselines.unedited_adc(adc, everywhere).tumor_adc.ravel().tolist() == pytest.approx([0.8, 0, 0])
+
+
+def test_regions_below_the_lesion_threshold_are_no_lesions_but_stay_in_map_and_curve() -> None:
+    shape = (12, 12, 4)
+    adc = np.full(shape, 1.0, np.float32)
+    probability = np.zeros(shape, np.float32)
+    probability[2:5, 2:5, 1] = 0.9
+    probability[8, 8, 2] = 0.3
+    lesion = probability > 0.5
+    kept = probability > 0.1
+    reference = Reference("A-001_01", "A-001", adc, np.ones(shape, bool), [lesion], 0.03)
+    maps = [
+        Prediction(np.where(kept, adc, 0).astype(np.float32), probability, 0.1, None, threshold)
+        for threshold in (0.0, 0.5, 0.95)
+    ]
+    every, called, nothing = (score_case(prediction, reference, [0.5]) for prediction in maps)
+    assert [r.matching.outcome.count("false_positive") for r in (every, called, nothing)] == [1, 0, 0]
+    assert [r.matching.hits for r in (every, called, nothing)] == [1, 1, 0]
+    assert every.fp_volume_ml == called.fp_volume_ml == nothing.fp_volume_ml == pytest.approx(0.03)
+    assert (
+        every.false_confidence.tolist()
+        == called.false_confidence.tolist()
+        == nothing.false_confidence.tolist()
+    )
+    assert nothing.found_confidence.tolist() == pytest.approx([0.9])

@@ -95,6 +95,24 @@ def test_among_equals_the_least_biased_volume_wins() -> None:
     assert choose_threshold([tumor, whole, whole], levels)[0] == 0.2
 
 
+def test_no_less_of_the_readers_tumor_is_kept_than_the_clinical_rule_keeps() -> None:
+    levels = (0.2, 0.5, 0.8)
+    score = np.array([[[0.9, 0.9, 0.6, 0.3, 0.6, 0.3, 0.3]]])
+    reading = np.array([[[True, True, True, True, False, False, False]]])
+    everywhere = np.ones(score.shape, bool)
+
+    def chosen(rule: list[bool] | None) -> float:
+        kept = None if rule is None else np.array([[rule]])
+        return choose_threshold([case_curve(score, [reading], everywhere, 1.0, levels, kept)], levels)[0]
+
+    assert chosen(None) == 0.5  # Dice .73, .75, .67
+    assert chosen([True, True, True, False, False, False, False]) == 0.5
+    assert chosen([True, True, True, True, True, True, True]) == 0.2  # the rule keeps all four
+    far = np.array([[[0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]]])  # no threshold keeps as much: Dice decides alone
+    curve = case_curve(far, [reading], everywhere, 1.0, levels, reading)
+    assert choose_threshold([curve], levels) == (0.2, pytest.approx(0.4))
+
+
 def test_no_tumor_in_validation_is_an_error() -> None:
     score, _ = _case(0.5)
     curve = case_curve(score, [np.zeros(score.shape, bool)], np.ones(score.shape, bool), ML, (0.5,))

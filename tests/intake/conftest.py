@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.signal import dwi_signal
 from diffusion_adc.intake.ingest import IngestOptions, IngestReport, ingest
 from diffusion_adc.records.cohort import load_volume, read_cohort
+
+sys.path.insert(0, str(Path(__file__).parent))  # the builder beside this file serves several test files
 
 Array = NDArray[Any]
 SHAPE = (24, 20, 6)
@@ -116,3 +119,10 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
+
+
+@pytest.fixture
+def dicom(tmp_path: Path) -> Any:
+    from dicom_builder import DicomDesk
+
+    return DicomDesk(tmp_path)

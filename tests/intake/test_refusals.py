@@ -17,7 +17,7 @@ from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.domain.errors import DiffusionAdcError, UsageError
 from diffusion_adc.domain.signal import dwi_signal
-from diffusion_adc.intake import case as intake_case
+from diffusion_adc.intake import nifti_examination
 from diffusion_adc.intake.audit import audit_cohort
 from diffusion_adc.intake.check import check_cohort
 from diffusion_adc.intake.ingest import IngestOptions
@@ -269,14 +269,14 @@ def test_a_file_that_breaks_a_reader_does_not_stop_the_batch(
 ) -> None:
     desk.add("CASE-001")
     desk.add("CASE-002", desk.exam(seed=2))
-    real = intake_case.read_volume
+    real = nifti_examination.read_volume
 
     def broken(path: Path, research_id: str, name: str) -> Any:
         if research_id == "CASE-001":
             raise MemoryError("a secret from the file")
         return real(path, research_id, name)
 
-    monkeypatch.setattr(intake_case, "read_volume", broken)
+    monkeypatch.setattr(nifti_examination, "read_volume", broken)
     report = desk.ingest()
     assert [row["case"] for row in report.cases] == ["CASE-002_01"]
     assert report.refused[0].startswith("S25 CASE-001: ")

@@ -40,8 +40,11 @@ def rule_on(options: PhantomOptions) -> dict[str, float]:
     [
         PhantomOptions(cases=40, seed=UNSEEN_SEED, size=(160, 160, 20)),
         pytest.param(PhantomOptions(cases=40, seed=UNSEEN_SEED), marks=pytest.mark.slow),
+        pytest.param(
+            PhantomOptions(cases=10, seed=UNSEEN_SEED, anatomy="whole_body"), marks=pytest.mark.slow
+        ),
     ],
-    ids=["100 mm", "200 mm"],
+    ids=["100 mm", "200 mm", "whole body"],
 )
 def test_the_clinical_rule_is_sensitive_and_not_specific(options: PhantomOptions) -> None:
     total = rule_on(options)

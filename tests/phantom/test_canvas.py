@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_adc.phantom.body import Union
-from diffusion_adc.phantom.canvas import Canvas, Ellipsoid, Plate, Tube, rotation
+from diffusion_adc.phantom.canvas import Canvas, Ellipsoid, Plate, Tube, Union, rotation
 from diffusion_adc.phantom.fields import generator, smooth_field
 from diffusion_adc.phantom.growth import costs, find_seed, grow
 from diffusion_adc.phantom.structures import Structure

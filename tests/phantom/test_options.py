@@ -33,6 +33,20 @@ def test_options_from_lists_equal_options_from_tuples_and_are_json():
     assert json.loads(json.dumps(options.as_json()))["size"] == [32, 32, 8]
 
 
+def test_each_anatomy_has_its_own_grid_and_a_whole_body_reaches_the_thighs():
+    pelvis, body = PhantomOptions(), PhantomOptions(anatomy="whole_body")
+    assert (pelvis.size, pelvis.spacing_mm) == ((160, 160, 40), (2.5, 2.5, 5.0))
+    assert (body.size, body.spacing_mm) == ((192, 192, 200), (2.3, 2.3, 5.0))
+    assert body.size[2] * body.spacing_mm[2] == 1000
+    assert PhantomOptions(anatomy="whole_body", size=(64, 64, 90)).size == (64, 64, 90)
+
+
+def test_a_later_option_is_recorded_only_where_it_is_used():
+    assert "leaking_covariate" not in PhantomOptions().as_json()
+    assert PhantomOptions(leaking_covariate=True).as_json()["leaking_covariate"] is True
+    assert PhantomOptions(ambiguity=False).as_json()["ambiguity"] is False
+
+
 @pytest.mark.parametrize("cases", [60, 80, 200])
 def test_every_split_has_25_to_35_percent_tumor_free_cases(cases):
     slots = plan(PhantomOptions(cases=cases))

@@ -228,4 +228,4 @@ def test_keep_probability_follows_size_contrast_and_adc():
     assert keep_probability(3.0, 3.05, 0.9, "bone") == pytest.approx(0.475, abs=0.01)
     assert keep_probability(3.0, 4.0, 1.6, "bone") < sure
     assert keep_probability(3.0, 0.4, 0.9, "bone") == 0.03
-    assert whole_probability(1.0) == 0.15 < whole_probability(3.4) == 0.5 < whole_probability(9.0) == 0.85
+    assert whole_probability(1.0) == 0.1 < whole_probability(4.0) == 0.5 < whole_probability(9.0) == 0.9

@@ -11,17 +11,23 @@ from diffusion_adc.phantom.artifacts import (
     displaced,
     displacement_mm,
     draw_artifacts,
+    draw_whole_body_artifacts,
     eddy_shifted,
     fat_failure,
+    motion_void,
     pile_up,
+    ringing,
+    zipper,
 )
 from diffusion_adc.phantom.canvas import Canvas
 from diffusion_adc.phantom.fields import generator
 from diffusion_adc.phantom.options import PhantomOptions
 from diffusion_adc.phantom.person import draw_build
 from diffusion_adc.phantom.scanner import scan, structure_table, vendor_adc
+from diffusion_adc.phantom.stations import draw_stations, edge_loss, slice_profile
 from diffusion_adc.phantom.structures import Structure
 from diffusion_adc.phantom.tissues import load_tissues
+from diffusion_adc.phantom.truth import StationTruth
 
 OPTIONS = PhantomOptions(cases=1, size=(40, 48, 6), spacing_mm=(2.5, 2.5, 5.0), artifacts=False)
 SLABS = (Structure.MUSCLE, Structure.PROSTATE_PZ, Structure.URINE, Structure.LYMPH_NODE)
@@ -43,10 +49,10 @@ def slabs() -> Anatomy:
     return Anatomy(Canvas(axes, warp, labels), (8, 24), skin, np.zeros((0, 4)), build, np.zeros(3))
 
 
-def scanned(artifacts: Artifacts = Artifacts(), seed: int = 0) -> scanner.Scan:  # noqa: B008
+def scanned(artifacts: Artifacts = Artifacts(), seed: int = 0, stations=()) -> scanner.Scan:  # noqa: B008
     anatomy = slabs()
     organs = anatomy.canvas.labels.copy()
-    return scan(anatomy, organs, load_tissues(), {}, artifacts, OPTIONS, generator(seed))
+    return scan(anatomy, organs, load_tissues(), {}, artifacts, OPTIONS, generator(seed), stations)
 
 
 def middle(volume: np.ndarray, n: int) -> np.ndarray:
@@ -132,7 +138,7 @@ def test_metal_swallows_signal_and_gas_moves_it():
     _, survives = displacement_mm(anatomy, Artifacts(implant_side=1), axes, generator(1))
     assert survives.min() >= 0
     assert survives[-1].mean() < survives[0].mean()
-    anatomy.rectal_gas = np.array([[0.0, 0, 0, 10]])
+    anatomy.gas = np.array([[0.0, 0, 0, 10]])
     gas, _ = displacement_mm(anatomy, Artifacts(gas_mm=6), axes, generator(1))
     assert 3 < np.abs(gas).max() < 12
     assert np.abs(gas[0]).max() < 0.3 * np.abs(gas).max()
@@ -152,6 +158,66 @@ def test_artifacts_can_be_turned_off_without_changing_the_random_stream():
     assert draw_artifacts(on, 1.5, True) != Artifacts()
     assert draw_artifacts(off, 1.5, False) == Artifacts()
     assert on.random() == off.random()
+
+
+def test_a_station_changes_the_images_and_not_the_adc():
+    rows = [StationTruth(0, 0, 2, 0, 4, 1.0, 1.0, 1.0, 0.0), StationTruth(1, 3, 5, 1, 5, 0.6, 1.5, 1.0, 0.0)]
+    plain, stepped = scanned().volumes, scanned(stations=rows).volumes
+    ratio = {name: middle(stepped[name], 1)[..., 4].mean() / middle(plain[name], 1)[..., 4].mean()
+             for name in (seq.DWI_LOW, seq.DWI_HIGH, seq.T1W, seq.T2W)}  # fmt: skip
+    loss = edge_loss(rows, 6, 5.0)[4]
+    assert ratio[seq.DWI_LOW] == pytest.approx(0.6 * loss, rel=0.05)
+    assert ratio[seq.DWI_HIGH] == pytest.approx(0.6 * loss, rel=0.05)  # one factor for both
+    assert ratio[seq.T1W] == pytest.approx(1.5, rel=0.05)
+    assert ratio[seq.T2W] == pytest.approx(1.0, rel=0.05)
+    adc = [np.median(middle(v[seq.ADC], 1)[..., 3:]) for v in (plain, stepped)]
+    assert adc[1] == pytest.approx(adc[0], rel=0.06)
+
+
+@pytest.mark.parametrize(("slices", "slice_mm"), [(200, 5.0), (100, 10.0), (84, 12.0), (40, 5.0), (4, 5.0)])
+def test_stations_cover_every_slice_once(slices, slice_mm):
+    for seed in range(20):
+        stations = draw_stations(generator(seed), slices, slice_mm, True)
+        assert len(stations) in ((4, 5) if slices * slice_mm > 900 else (1,))
+        taken = np.concatenate([np.arange(s.first, s.last + 1) for s in stations])
+        assert np.array_equal(taken, np.arange(slices))
+        assert all(0.65 < s.gain < 1.45 and abs(s.shift_mm) <= 3.6 for s in stations)
+        assert np.all(slice_profile(stations, slices, "gain") > 0)
+        assert 0.65 < edge_loss(stations, slices, slice_mm).min() <= 1
+    quiet = draw_stations(generator(0), slices, slice_mm, False)
+    assert all((s.gain, s.gain_t1w, s.gain_t2w, s.shift_mm) == (1, 1, 1, 0) for s in quiet)
+
+
+def test_motion_takes_high_b_signal_near_the_heart_only():
+    axes = tuple(np.arange(-100, 101, 10, dtype=np.float32) for _ in range(3))
+    left = motion_void(np.array([0.0, 0.0, 25.0]), 0.5, axes)
+    assert left[10, 10, 10] == pytest.approx(0.5)
+    assert left[0, 0, 10] > 0.99
+    assert left.max() <= 1
+
+
+def test_ringing_leaves_flat_regions_and_rings_at_edges():
+    image = np.zeros((2, 40, 2), dtype=np.float32)
+    image[:, 10:30] = 100
+    rung = ringing(image, 0.1)
+    assert np.allclose(rung[:, 15:25], 100, atol=1e-3)
+    assert rung[0, 10, 0] > 101
+    assert rung.sum() == pytest.approx(image.sum(), rel=0.05)
+    assert rung.min() >= 0
+
+
+def test_a_zipper_is_one_line_in_one_station():
+    line = zipper((10, 12, 8), 2.0, slice(2, 5), generator(4))
+    column, _, slices = np.nonzero(line)
+    assert set(slices.tolist()) == {2, 3, 4}
+    assert len(set(column.tolist())) == 1
+
+
+def test_whole_body_artifacts_extend_the_common_ones():
+    some = [draw_whole_body_artifacts(generator(n), 1.5, True) for n in range(60)]
+    assert all(a.motion_void > 0 and a.ringing > 0 for a in some)
+    assert 1 <= sum(a.zipper > 0 for a in some) <= 20
+    assert draw_whole_body_artifacts(generator(1), 1.5, False) == Artifacts()
 
 
 def test_lesion_tissues_take_their_own_rows():

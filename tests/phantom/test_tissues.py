@@ -21,7 +21,10 @@ RATIOS = {
     "prostate_pz": 4.8, "prostate_tz": 5.1, "prostate_cancer": 6.3, "urine": 2.7, "csf": 2.7, "bone_met_untreated": 5.6,
     "bone_met_treated": 4.3, "bone_met_sclerotic": 0.4, "marrow_fatty": 1.3, "marrow_red": 2.6, "node_metastasis": 5.7,
     "lymph_node": 5.1, "lymphoma": 7.7, "testis": 8.4, "abscess": 11.9, "bowel_wall": 2.6, "myeloma_focal": 5.1,
-    "mucinous_cancer": 5.9, "necrosis": 5.2, "follicle": 3.8,
+    "mucinous_cancer": 5.9, "necrosis": 5.2, "follicle": 3.8, "acute_infarct": 11.8, "cortical_gm": 6.3, "tonsil": 6.2,
+    "spleen": 5.6, "tb_node": 5.5, "white_matter": 4.8, "liver_hemangioma": 4.0, "liver_metastasis": 4.0,
+    "spinal_cord": 3.8, "cyst": 3.8, "kidney_cortex": 2.2, "kidney_medulla": 2.2, "parotid": 1.9, "liver": 1.35,
+    "pancreas": 1.0,
 }  # fmt: skip
 
 
@@ -31,6 +34,15 @@ def test_noise_free_high_b_signal_relative_to_muscle(name, expected):
     true = signals(table, Protocol(inversion=nulling_inversion_ms(table)))
     high = dwi_water(true, 900, true.fast_high)
     assert high[table.row(name)] / high[table.row("muscle")] == pytest.approx(expected, rel=0.25)
+
+
+def test_spleen_and_untreated_metastasis_cannot_be_told_apart_by_diffusion():
+    table = load_tissues()
+    true = signals(table, Protocol(inversion=nulling_inversion_ms(table)))
+    high = dwi_water(true, 900, true.fast_high)
+    spleen, tumor = table.row("spleen"), table.row("bone_met_untreated")
+    assert high[spleen] / high[tumor] == pytest.approx(1.0, abs=0.06)
+    assert abs(table.adc[spleen] - table.adc[tumor]) < table.adc_sd[tumor]
 
 
 def test_signal_equals_the_equation_written_out():
@@ -93,6 +105,16 @@ def test_persons_differ_within_the_tables_spread():
     assert np.all(sd[spread] < mean.adc_sd[spread])
     assert np.all(sd[spread] > 0.7 * mean.adc_sd[spread])
     assert all(p.t1[mean.row("fat_lipid")] == mean.t1[mean.row("fat_lipid")] for p in persons)
+
+
+def test_a_longer_table_leaves_a_persons_pelvic_tissues_as_they_were():
+    mean = load_tissues()
+    first = mean.row("necrosis") + 1
+    z = np.clip(np.random.default_rng(8).standard_normal((4, first)), -1.7, 1.7)
+    expected = np.maximum(mean.adc[:first] + mean.adc_sd[:first] * z[0], 0.25 * mean.adc[:first])
+    person = person_tissues(mean, np.random.default_rng(8), 50, 900)
+    assert np.array_equal(person.adc[:first], expected)
+    assert np.array_equal(person.t2[:first], mean.t2[:first] * np.exp(0.06 * z[2]))
 
 
 def test_every_structure_has_a_tissue_and_a_name():

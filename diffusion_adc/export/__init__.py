@@ -1,0 +1,1 @@
+"""Results out: tumor maps as DICOM objects of the study they came from."""

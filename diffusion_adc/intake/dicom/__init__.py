@@ -1,0 +1,1 @@
+"""DICOM studies → examinations: headers, series, geometry, kinds, pixels, units, studies."""
