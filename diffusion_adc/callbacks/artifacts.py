@@ -23,10 +23,13 @@ def lineage_of(run_dir: Path) -> dict[str, Any]:
     return tracked_record(read_record(run_dir))
 
 
+def sidecar(checkpoint: Path) -> Path:
+    """Path of a checkpoint's sidecar."""
+    return checkpoint.with_name(f"{checkpoint.name}.json")
+
+
 def verified_checkpoints(run_dir: Path) -> dict[str, Path]:
     """Checkpoints by name (``best``, ``last``) whose bytes are those of their sidecar."""
-    from diffusion_adc.callbacks.checkpoints import sidecar  # brings torch, which a scan mostly needs not
-
     found = {}
     for path in sorted((run_dir / CHECKPOINTS).glob("*.ckpt")):
         try:
@@ -38,12 +41,13 @@ def verified_checkpoints(run_dir: Path) -> dict[str, Path]:
     return found
 
 
-def log_models(run: Any, run_dir: Path) -> list[str]:
+def log_models(run: Any, run_dir: Path, link: Path) -> list[str]:
     """Send the run's checkpoints and exported model, as made from its cohort.
 
     Args:
         run: The client's run, online.
         run_dir: RUN.
+        link: The run's link: the client sends the files' places along.
 
     Returns:
         Names of the artifacts.
@@ -69,12 +73,14 @@ def log_models(run: Any, run_dir: Path) -> list[str]:
             f"checkpoints-{run.id}", type="model", metadata={**source, "sha256": hashes}
         )
         for name, path in checkpoints.items():
-            artifact.add_file(str(path), name=f"{name}.ckpt", policy="immutable", skip_cache=True)
+            artifact.add_file(
+                str(link / CHECKPOINTS / path.name), name=f"{name}.ckpt", policy="immutable", skip_cache=True
+            )
         run.log_artifact(artifact)
         sent.append(artifact.name)
     if (run_dir / MODEL).is_dir():
         model = wandb.Artifact(f"model-{run.id}", type="model", metadata=source)
-        model.add_dir(str(run_dir / MODEL), policy="immutable", skip_cache=True)
+        model.add_dir(str(link / MODEL), policy="immutable", skip_cache=True)
         run.log_artifact(model)
         sent.append(model.name)
     return sent

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from diffusion_adc.callbacks.artifacts import sidecar
 from diffusion_adc.domain.errors import NonFiniteError
 from diffusion_adc.records.atomic import replacing_file, sha256_file, write_json
 
@@ -53,11 +54,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Remove a checkpoint and its sidecar."""
         super().remove_checkpoint(path)
         sidecar(Path(path)).unlink(missing_ok=True)
-
-
-def sidecar(checkpoint: Path) -> Path:
-    """Path of a checkpoint's sidecar."""
-    return checkpoint.with_name(f"{checkpoint.name}.json")
 
 
 def newest_verified(run_dir: Path) -> Path | None:

@@ -44,11 +44,15 @@ _DATE: Final = re.compile(
 _ASIAN: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]")
 _SECRET: Final = re.compile(r"(?<![0-9a-zA-Z])(?:local-)?[0-9a-f]{40}(?![0-9a-zA-Z])|wandb_v\d_\w{20,}")
 _MACHINE_WORD: Final = re.compile(
-    r"[0-9a-f]{8,128}(?:-[0-9a-f]{4,12})*|[A-Za-z0-9+/_-]{20,}={0,2}|v?\d+(?:\.\w+)+(?:\+\w+)?|sha256:\w+",
+    r"(?=[0-9-]*[a-f])[0-9a-f]{8,128}(?:-[0-9a-f]{4,12})*|(?=[A-Za-z+/]*\d)[A-Za-z0-9+/]{20,}={0,2}"
+    r"|v?\d+(?:\.\w+)+(?:\+\w+)?|sha256:\w+|(?:[\w./-]*/)?tmp[a-z0-9_]{8}",
     re.ASCII,
 )
 """Hashes, random names, versions: nothing a person is called, though digits in them may look like a date."""
-_MEDIA: Final = re.compile(r"(?:media/)?[\w./ -]+\.(?:png|json|html|ckpt|yaml|csv|txt)", re.ASCII)
+_MEDIA: Final = re.compile(
+    r"[A-Za-z_./ -]+(?:_\d+_[0-9a-f]{20})?(?:\.mask|\.table)?\.(?:png|json|html|ckpt|yaml|csv|txt)", re.ASCII
+)
+_OWN: Final = 6
 _GENERIC_USERS: Final = frozenset({"root", "user", "admin", "ubuntu", "runner", "jovyan", "nobody", "docker"})
 _STANDARDS: Final = re.compile(r"(?:ISO|SHA|CP|UTF|MD|RFC|IEEE|PS|CVE|GPU|CUDA)-?\d+", re.IGNORECASE)
 
@@ -76,13 +80,17 @@ class Identifiers:
         text = unicodedata.normalize("NFKC", text.replace("\0", ""))
         if text in self.own or not text.strip():
             return
+        for word in self.own:  # an agent's run ID may look like anything
+            text = text.replace(word, "own") if len(word) >= _OWN else text
         yield from self._exact(text)
+        if _ADDRESS.search(text):
+            yield CONTACT
         if _MACHINE_WORD.fullmatch(text) or _MEDIA.fullmatch(text):
             return
         if _CARET.search(text) or _ASIAN.search(text) or (len(text) <= 40 and links_persons(text)):
             yield PERSON
         words = " ".join(w for w in text.split() if not _MACHINE_WORD.fullmatch(w))
-        if _MAIL.search(text) or _ADDRESS.search(words) or (len(words) <= 80 and identifies(words)):
+        if _MAIL.search(text) or (len(words) <= 80 and identifies(words)):
             yield CONTACT
         if _DATE.search(words) or is_date(words):
             yield DATE

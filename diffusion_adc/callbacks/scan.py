@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import yaml
 
 from diffusion_adc.callbacks import runlog
 from diffusion_adc.callbacks.artifacts import MODEL, verified_checkpoints
-from diffusion_adc.callbacks.identifiers import PATH, Identifiers
+from diffusion_adc.callbacks.identifiers import MACHINE, Identifiers
 from diffusion_adc.callbacks.policy import Policy
 from diffusion_adc.callbacks.session import FOLDER, stored_identity
 from diffusion_adc.custody.lineage import read_record
@@ -83,6 +84,8 @@ class _Scan:
         who = stored_identity(run_dir)
         own = frozenset() if who is None else frozenset(filter(None, (who.id, who.project, who.entity)))
         self.identifiers = Identifiers(read_record(run_dir), policy, own)
+        link = "(?!)" if who is None else re.escape(who.link)
+        self.staged = re.compile(rf"{link}/{FOLDER}/{_STAGING}/\w+", re.ASCII)
         self.found: set[Finding] = set()
         self.files = 0
 
@@ -124,10 +127,11 @@ class _Scan:
     def _log(self, path: Path) -> None:
         try:
             for where, text in runlog.strings(path):
-                if where.endswith("local_path"):  # read on this machine, not sent
-                    if not Path(text).resolve().is_relative_to(self.run_dir.resolve()):
-                        self._note(PATH, path, where)
+                # The client sends the place of a staged file; under the run's link it tells nothing.
+                if where.endswith("local_path") and self.staged.fullmatch(text):
                     continue
+                if where.endswith("run.host") and text != "anon":
+                    self._note(MACHINE, path, where)
                 self._text(text, path, where)
         except CohortError:
             self._note(DAMAGED, path)

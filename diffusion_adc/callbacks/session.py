@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from diffusion_adc.records.atomic import write_json
 
 TRACKER: Final = "tracker.json"
 FOLDER: Final = "wandb"
+_LINK: Final = re.compile(re.escape(tempfile.gettempdir()) + r"/diffusion-adc-[0-9a-f]{16}")
 PROGRAM: Final = "diffusion-adc"
 """Said instead of the program's path, which goes to the server even when machine information is off."""
 INIT_S: Final = 10.0
@@ -38,11 +41,15 @@ class Identity:
         id: Random.
         project: Of the tracker.
         entity: Account or team; None for the key's own.
+        link: While the client works, a symbolic link to the run folder under a name that says nothing. The client
+            sends the place of every artifact's file on this disk; this is what it then sends. It also lets a run
+            folder be moved before it is sent.
     """
 
     id: str
     project: str
     entity: str | None = None
+    link: str = ""
 
 
 def identity(run_dir: Path, project: str, entity: str | None = None) -> Identity:
@@ -52,11 +59,12 @@ def identity(run_dir: Path, project: str, entity: str | None = None) -> Identity
             os.environ["WANDB_RUN_ID"],
             os.environ.get("WANDB_PROJECT", project),
             os.environ.get("WANDB_ENTITY"),
+            _new_link(),
         )
     elif (stored := stored_identity(run_dir)) is not None:
         return stored
     else:
-        known = Identity(secrets.token_hex(4), project, entity)
+        known = Identity(_new_id(), project, entity, _new_link())
     write_json(run_dir / TRACKER, asdict(known))
     return known
 
@@ -65,25 +73,59 @@ def stored_identity(run_dir: Path) -> Identity | None:
     """The identity in RUN/tracker.json; None if it is missing or damaged."""
     try:
         values = json.loads((run_dir / TRACKER).read_text(encoding="utf-8"))
-        return Identity(str(values["id"]), str(values["project"]), values["entity"])
+        known = Identity(str(values["id"]), str(values["project"]), values["entity"], str(values["link"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return known if _LINK.fullmatch(known.link) else None
 
 
-def environment(run_dir: Path) -> dict[str, str]:
+def _new_id() -> str:
+    """Letters only: with digits it could have the form of a research ID."""
+    return "".join(secrets.choice("bcdfghjkmnpqrstvwxz") for _ in range(10))
+
+
+def _new_link() -> str:
+    return f"{tempfile.gettempdir()}/diffusion-adc-{secrets.token_hex(8)}"
+
+
+def make_link(run_dir: Path, who: Identity) -> Path:
+    """Make the run's link, or find it made.
+
+    Raises:
+        OSError: Something that is not this user's link has its name.
+    """
+    link, target = Path(who.link), run_dir.resolve()
+    if link.is_symlink() and link.lstat().st_uid == os.getuid():
+        if link.resolve() == target:
+            return link
+        link.unlink()  # the run folder has moved since
+    link.symlink_to(target, target_is_directory=True)
+    return link
+
+
+def drop_link(who: Identity) -> None:
+    """Remove the run's link, if it is one and this user's."""
+    link = Path(who.link)
+    with contextlib.suppress(OSError):
+        if _LINK.fullmatch(who.link) and link.is_symlink() and link.lstat().st_uid == os.getuid():
+            link.unlink()
+
+
+def environment(run_dir: Path, who: Identity) -> dict[str, str]:
     """The client's environment: folders inside the run, no notes, tags, names or addresses of this machine."""
     kept = _KEPT_ENVIRONMENT | (_SWEEP_ENVIRONMENT if "WANDB_SWEEP_ID" in os.environ else frozenset())
     clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") or k in kept}
     # Artifacts are staged in user folders by default; a run folder must be complete in itself.
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         clean[name] = str((run_dir / FOLDER / name.removeprefix("WANDB_").lower()).resolve())
+    clean["WANDB_DATA_DIR"] = f"{who.link}/{FOLDER}/data_dir"
     # Before the settings apply, the client prints notices of its own, and reports its errors to its makers.
     return clean | {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
-def harden_environment(run_dir: Path) -> None:
+def harden_environment(run_dir: Path, who: Identity) -> None:
     """Make `environment` this process's own."""
-    clean = environment(run_dir)
+    clean = environment(run_dir, who)
     for name in [name for name in os.environ if name not in clean]:
         del os.environ[name]
     os.environ.update(clean)
@@ -106,7 +148,8 @@ def open_run(
         Exception: Whatever the client raises.
     """
     (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
-    harden_environment(run_dir)
+    make_link(run_dir, who)
+    harden_environment(run_dir, who)
     import wandb
 
     settings = wandb.Settings(

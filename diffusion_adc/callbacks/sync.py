@@ -5,13 +5,24 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from diffusion_adc.callbacks.artifacts import log_models
+from diffusion_adc.callbacks.policy import Policy
 from diffusion_adc.callbacks.reach import obstacle
 from diffusion_adc.callbacks.scan import Finding, scan
-from diffusion_adc.callbacks.session import abandon, environment, open_run, stored_identity
+from diffusion_adc.callbacks.session import (
+    Identity,
+    abandon,
+    drop_link,
+    environment,
+    make_link,
+    open_run,
+    stored_identity,
+)
 from diffusion_adc.callbacks.settings import settings_of
 from diffusion_adc.custody.lineage import refuse_tainted
 from diffusion_adc.domain.errors import DiffusionAdcError, UsageError
@@ -106,48 +117,47 @@ def sync(run_dir: Path, *, dry_run: bool = False, allow_tainted: str | None = No
         raise UsageError(
             f"cannot send: {reason}", "WANDB_API_KEY and a server that answers", "nothing was sent"
         )
-    # The client looks for its folders below the working directory's wandb.
-    words = [
-        sys.executable,
-        "-m",
-        "wandb",
-        "sync",
-        "--include-online",
-        *(str(p.resolve()) for p in seen.runs),
-    ]
+    make_link(run_dir, who)
+    try:
+        _send(run_dir, who, seen.runs)
+        sent = _send_models(run_dir, who, policy, experiment) if policy.may_send_models else ()
+    finally:
+        drop_link(who)
+    return replace(done, artifacts=sent, sent=True)
+
+
+def _send(run_dir: Path, who: Identity, folders: Sequence[Path]) -> None:
+    places = [str(path.resolve()) for path in folders]
     try:
         ended = subprocess.run(
-            words,
-            env=environment(run_dir),
-            cwd=run_dir,
-            capture_output=True,
-            text=True,
-            timeout=_SYNC_S,
-            check=False,
-        )
+            [sys.executable, "-m", "wandb", "sync", "--include-online", *places],
+            env=environment(run_dir, who), cwd=run_dir, capture_output=True, text=True, timeout=_SYNC_S, check=False,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise DiffusionAdcError("the client did not finish in an hour", do="run the command again") from None
-    if ended.returncode != 0 or not all(any(path.glob("*.synced")) for path in seen.runs):
+    if ended.returncode != 0 or not all(any(path.glob("*.synced")) for path in folders):
         raise DiffusionAdcError(
-            f"the client could not send the run (exit code {ended.returncode})",
-            "every part sent", "run the command again; what was sent is not sent twice",
+            f"the client could not send the run (exit code {ended.returncode})", "every part sent",
+            "run the command again; what was sent is not sent twice",
         )  # fmt: skip
-    artifacts: tuple[str, ...] = ()
-    if policy.may_send_models:
-        try:
-            run = open_run(run_dir, who, name=policy.run_name(str(experiment.get("name", "run")), who.id),
-                           mode="online", config={}, finish_s=_SYNC_S)  # fmt: skip
-            artifacts = tuple(log_models(run, run_dir))
-            folder = Path(run.dir).parent
-            run.finish()
-            shutil.rmtree(folder, ignore_errors=True)  # all of it was sent as it was made
-        except Exception as error:
-            abandon()
-            raise DiffusionAdcError(
-                f"the run was sent, its checkpoints were not ({type(error).__name__})",
-                do="run the command again",
-            ) from None
-    return Synced(who.project, who.id, policy.server, folders, seen.files, artifacts, sent=True)
+
+
+def _send_models(
+    run_dir: Path, who: Identity, policy: Policy, experiment: Mapping[str, Any]
+) -> tuple[str, ...]:
+    name = policy.run_name(str(experiment.get("name", "run")), who.id)
+    try:
+        run = open_run(run_dir, who, name=name, mode="online", config={}, finish_s=_SYNC_S)
+        folder = Path(run.dir).parent
+        names = tuple(log_models(run, run_dir, Path(who.link)))
+        run.finish()
+    except Exception as error:
+        abandon()
+        raise DiffusionAdcError(
+            f"the run was sent, its checkpoints were not ({type(error).__name__})", do="run the command again"
+        ) from None
+    shutil.rmtree(folder, ignore_errors=True)  # all in it was sent as it was made
+    return names
 
 
 def _cohort(experiment: dict[str, object]) -> Path | None:

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from diffusion_adc.callbacks.policy import Policy
 from diffusion_adc.callbacks.reach import Mode, obstacle, resolve
-from diffusion_adc.callbacks.session import Identity, abandon, open_run
+from diffusion_adc.callbacks.session import Identity, abandon, drop_link, open_run
 
 STEP: Final = "trainer/global_step"
 _QUEUE: Final = 4096
@@ -195,6 +195,7 @@ class Tracker(Logger):
                 self._give_up(f"{why}; `diffusion-adc sync RUN` uploads what was kept")
         if self._lost:
             abandon()
+        drop_link(self.who)
         if self.dropped:
             print(f"tracker: {self.dropped} entries left out, it was too slow", file=sys.stderr, flush=True)
 

@@ -61,7 +61,7 @@ class RunWatch(pl.Callback):
         return values
 
     def _models(self, run: Any) -> None:
-        log_models(run, self.tracker.run_dir)
+        log_models(run, self.tracker.run_dir, Path(self.tracker.who.link))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         tracker = self.tracker

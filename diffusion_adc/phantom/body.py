@@ -219,21 +219,19 @@ def paint_body(canvas: Canvas, build: Build, undulation: Array, frame: Frame = P
     envelope_half = envelope_distance(xyz, build, 0.0, undulation, frame)
     skin_half, envelope_half = _with_limbs(half, frame.limbs(build), skin_half, envelope_half)
     skin = _to_fine(skin_half, canvas)
-    envelope = _to_fine(envelope_half, canvas)
+    inside = _to_fine(envelope_half, canvas) < 0  # fine arrays are large: only what is needed stays
     labels = canvas.labels
     labels[skin < 0] = Structure.SKIN
     labels[skin < -_SKIN_MM] = Structure.SUBCUTANEOUS_FAT
-    inside = envelope < 0
     labels[inside & (skin < -2 * _SKIN_MM)] = Structure.VISCERAL_FAT
 
     first, second = _packed(half, muscle_shapes(build, frame.muscles))
     _add_abdominal_wall(half, xyz, envelope_half, first, second, build, frame)
-    gap = _to_fine(np.minimum(second - first, 30), canvas)
-    nearest = _to_fine(np.minimum(first, 30) - _filling_mm(xyz, envelope_half, build, frame), canvas)
-    belongs = (nearest < 0) & inside & (labels == Structure.VISCERAL_FAT)
-    plane = np.float32(build.fat_planes_mm)
+    plane = _to_fine(np.minimum(second - first, 30), canvas) < np.float32(build.fat_planes_mm)
+    nearest = np.minimum(first, 30) - _filling_mm(xyz, envelope_half, build, frame)
+    belongs = (_to_fine(nearest, canvas) < 0) & inside & (labels == Structure.VISCERAL_FAT)
     labels[belongs] = Structure.MUSCLE
-    labels[belongs & (gap < plane)] = Structure.INTERMUSCULAR_FAT
+    labels[belongs & plane] = Structure.INTERMUSCULAR_FAT
     return skin
 
 

@@ -101,6 +101,11 @@ class Canvas:
         """Remember places under a name."""
         self.anchors.setdefault(name, []).extend(np.asarray(p, dtype=np.float64) for p in points)
 
+    def finish(self) -> None:
+        """Forget the warp, the largest of a body's arrays: nothing is drawn any more."""
+        i, j, k = (w[:0] * 1 for w in self.warp)
+        self.warp = (i, j, k)
+
     def paint(self, shape: Shape, structure: int, only: Sequence[int] | None = None) -> None:
         """Give the inside of a shape a structure number, on the given present structures only."""
         found = shape.distance(self)

@@ -103,6 +103,7 @@ def simulate_case(options: PhantomOptions, index: int) -> SimulatedCase:
         paint_upper_mimics(canvas, build, findings)
     organs = canvas.labels.copy()
     grown = tumors.grow_lesions(canvas, plans, [person(9, n) for n in range(len(plans))], sites)
+    canvas.finish()
     lesion_tissues = tumors.lesion_rows(grown, tissues)
     scanned = scan(anatomy, organs, tissues, lesion_tissues, artifacts, options, exam(11), stations)
 

@@ -139,6 +139,7 @@ def scan(
     seen = displaced(canvas.labels, shift, FACTOR, step)
     texture = [smooth_field(rng, canvas.shape, canvas.voxel_mm, c) for c in (7.0, 7.0)]
     low, high, fat = _diffusion_images(seen, table, true, protocol, texture)
+    texture.pop()
     density = pile_up(shift, spacing[1]) * survives
     if artifacts.motion_void and "heart" in canvas.anchors:
         high *= motion_void(canvas.anchors["heart"][0], artifacts.motion_void, grid)  # type: ignore[arg-type]

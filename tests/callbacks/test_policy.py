@@ -11,7 +11,7 @@ import pytest
 from diffusion_adc.callbacks import runlog
 from diffusion_adc.callbacks.policy import Policy, tracked_experiment, tracked_record
 from diffusion_adc.callbacks.reach import obstacle, resolve, server_name
-from diffusion_adc.callbacks.session import environment, identity
+from diffusion_adc.callbacks.session import drop_link, environment, identity, make_link, stored_identity
 from diffusion_adc.callbacks.settings import Tracking
 from diffusion_adc.domain.errors import CohortError, UsageError
 
@@ -104,12 +104,35 @@ def test_the_id_is_kept_and_the_environment_is_not(
         "PROJECT",
     ):
         clean_environment.setenv(f"WANDB_{name}", "YAMADA")
-    clean = environment(tmp_path)
+    clean = environment(tmp_path, first)
     assert "YAMADA" not in clean.values()
-    assert all(Path(clean[f"WANDB_{n}_DIR"]).is_relative_to(tmp_path) for n in ("DATA", "CACHE", "CONFIG"))
+    assert all(Path(clean[f"WANDB_{n}_DIR"]).is_relative_to(tmp_path) for n in ("CACHE", "CONFIG"))
+    assert clean["WANDB_DATA_DIR"] == f"{first.link}/wandb/data_dir", "the client sends this place"
     clean_environment.setenv("WANDB_SWEEP_ID", "s")
     clean_environment.setenv("WANDB_RUN_ID", "trial1")
     assert identity(tmp_path, "adc").id == "trial1"
+
+
+def test_the_link_says_nothing_and_follows_the_run(
+    tmp_path: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "yamada"
+    who = identity(run, "adc")
+    assert "yamada" not in who.link
+    link = make_link(run, who)
+    assert link.resolve() == run.resolve()
+    moved = run.rename(tmp_path / "moved")
+    assert make_link(moved, who).resolve() == moved.resolve()
+    drop_link(who)
+    assert not link.is_symlink()
+    link.mkdir()
+    with pytest.raises(OSError, match="exists"):
+        make_link(moved, who)
+    drop_link(who)
+    link.rmdir()
+    text = (moved / "tracker.json").read_text()
+    (moved / "tracker.json").write_text(text.replace(who.link, str(tmp_path)))
+    assert stored_identity(moved) is None, "a link elsewhere is no link of ours"
 
 
 def _log(messages: list[bytes]) -> bytes:

@@ -26,9 +26,10 @@ def test_online_without_a_key_is_offline_and_says_so(
     assert len(lines) == 1
     assert "no WANDB_API_KEY" in lines[0]
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        assert Path(os.environ[name]).is_relative_to(tmp_path)
+        assert Path(os.environ[name]).resolve().is_relative_to(tmp_path)
         clean_environment.delenv(name)
     tracker.log_metrics({"x": 1.0}, 1)
     tracker.finalize("success")
     assert not tracker.lost
+    assert not Path(tracker.who.link).exists()
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))

@@ -158,6 +158,11 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, loopback_class: Any) -> tu
         return run, len(server.received)
 
 
+def _machine() -> list[str]:
+    """The host's name where it is long enough to be told from chance."""
+    return [socket.gethostname()] if len(socket.gethostname()) > 3 else []
+
+
 def _sent_files(run: Path) -> list[Path]:
     folders = [*(run / "wandb").glob("offline-run-*"), run / "wandb" / "data_dir"]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
@@ -168,19 +173,17 @@ def test_t11_nothing_planted_is_recorded(tracked: tuple[Path, int], figure: Figu
     run, connections = tracked
     assert connections == 0
     assert len(PLANTED) >= 25
-    host, words = socket.gethostname(), [canary(name) for name in PLANTED]
+    words = [canary(name) for name in PLANTED]
     texts: list[str] = []
     for path in _sent_files(run):
         data = path.read_bytes()
         if path.suffix == ".wandb":
-            pairs = list(runlog.strings(path))
-            # Where a staged table lies is read on this machine and not sent; the server's memory below shows it.
-            texts += [text for where, text in pairs if not where.endswith("local_path")]
+            texts += [text for _, text in runlog.strings(path)]
         else:
             texts += [data.decode("latin-1"), data.decode("utf-16", "ignore"), path.name]
     assert any("train/loss" in text for text in texts)
     assert any("case 1" in text for text in texts), "the lesion table is there, under a run-local number"
-    found = [w for w in (*words, PERSON, KEY, host, str(ROOT)) if any(w in text for text in texts)]
+    found = [w for w in (*words, PERSON, KEY, *_machine(), str(ROOT)) if any(w in text for text in texts)]
     assert found == []
     assert not [path for path in _sent_files(run) if path.suffix in (".png", ".html")]
     figure("T11 planted channels", f"0/{len(PLANTED)} recorded, {connections} connections offline")
@@ -206,7 +209,7 @@ def test_t11_nothing_planted_is_sent(
         assert done.sent
         assert done.artifacts == ()
         assert any("train/loss" in row for row in server.history), server.operations
-        words = [*(canary(name) for name in PLANTED), PERSON, KEY, socket.gethostname(), str(ROOT)]
+        words = [*(canary(name) for name in PLANTED), PERSON, KEY, *_machine(), str(ROOT)]
         assert [word for word in words if server.has(word)] == []
     figure("T11 planted channels sent", f"0/{len(PLANTED)}")
 
@@ -277,6 +280,7 @@ IN_LOG: dict[str, Callable[[Any], None]] = {
     "chart number": lambda r: _config(r, "chart 4711823"),
     "phone": lambda r: _config(r, "03-1234-5678"),
     "git": lambda r: setattr(r.run.git, "remote_url", "git@example.org:yamada/x.git"),
+    "birth date in a long word": lambda r: _config(r, "exported-patient-born-1952-11-03"),
     "address": lambda r: _config(r, "10.20.30.40"),
 }
 IN_FILES: dict[str, tuple[str, bytes]] = {
@@ -285,6 +289,7 @@ IN_FILES: dict[str, tuple[str, bytes]] = {
     "bytes after a picture": ("media/images/x_1_ab.png", _png(tail=b"YAMADA")),
     "case ID as a file name": ("media/table/AB-0001_01.table.json", b"{}"),
     "research ID in a table file": ("media/table/t_1.table.json", b'{"data": [["AB-0001_01"]]}'),
+    "date as a file name": ("media/images/seen_2019-04-12.png", _png()),
     "DICOM": ("media/x.dcm", b"\0" * 128 + b"DICM"),
     "NIfTI": ("media/x.nii.gz", b"\x1f\x8b\x08\0"),
     "code": ("code/train.py", b"x = 1"),
@@ -310,7 +315,7 @@ def test_t11_poisoned_run_folders_are_refused(
     refused, missed = 0, []
     names = [*IN_LOG, *IN_FILES, "link", "damaged log"]
     for number, name in enumerate(names):
-        run = shutil.copytree(clean, tmp_path / f"run{number}", symlinks=True, ignore=_staged)
+        run = shutil.copytree(clean, tmp_path / f"run{number}", symlinks=True)
         folder = sorted((run / "wandb").glob("offline-run-*"))[0]
         log = next(folder.glob("*.wandb"))
         if name in IN_LOG:
@@ -336,11 +341,6 @@ def test_t11_poisoned_run_folders_are_refused(
             )
     figure("T11 poisoned run folders", f"{refused}/{len(names)} refused")
     assert missed == []
-
-
-def _staged(folder: str, names: list[str]) -> set[str]:
-    """Staged tables know where they were staged; a copied run is refused for that alone."""
-    return {"data_dir", "cache_dir"} & set(names)
 
 
 @pytest.mark.usefixtures("sender")

@@ -30,7 +30,8 @@ _CALCULATED: Final = re.compile(r"CALC|COMPUTED|SYNTH|EXTRAPOL", re.ASCII)
 _TWO_B: Final = re.compile(r"(?:^|[*_])b[0-9]{1,5}_[0-9]{1,5}(?![0-9]*t)", re.ASCII)
 """Name of the pulse sequence of what was made from two b-values: ``*ep_b50_800``."""
 _NAMED_CALCULATED: Final = re.compile(
-    r"calc[_ ]?b|calculated|computed|synthetic|extrapolated|(?<![a-z])(?:cdwi|sbv|cbv)(?![a-z])", re.ASCII
+    r"calc[_ ]?b|calculated|computed|synthetic|extrapolated|(?<![a-z])(?:calc|cdwi|sbv|cbv)(?![a-z])",
+    re.ASCII,
 )
 _NAMED_ADC: Final = re.compile(r"(?<![a-z])adc(?![a-z])|apparent diffusion", re.ASCII)
 _NAMED_EXPONENTIAL: Final = re.compile(r"(?<![a-z])eadc|exponential|exp[_ .-]?(?:adc|apparent)", re.ASCII)
