@@ -47,7 +47,17 @@ def main(argv: Iterable[str] | None = None) -> int:
     # What a library logs or warns may hold paths and header text; folders named here are shown from there on.
     scrub.install([value for value in vars(args).values() if isinstance(value, Path)], debug=args.debug)
     try:
-        return args.run_command(args)
+        try:
+            return args.run_command(args)
+        except DiffusionAdcError as error:
+            interrupted = getattr(error, "cohort_dir", None)
+            if interrupted is None:
+                raise
+            # A withdrawal that was cut short is finished first, whoever comes along.
+            from diffusion_adc.custody.withdraw import finish_interrupted
+
+            finish_interrupted(interrupted)
+            return args.run_command(args)
     except DiffusionAdcError as error:
         if args.debug:
             raise

@@ -66,7 +66,11 @@ def fit(
         refuse_tainted_checkpoint(checkpoint, allow_tainted, use="resume", cohort=cohort_dir)
     if earlier:
         # A run may go on without the persons who withdrew only under a decision, which is checked above.
-        changed = earlier.get("cohort_digest") != read_cohort(cohort_dir).digest
+        cohort = read_cohort(cohort_dir)
+        split = namespace.data.init_args.split
+        changed = (
+            earlier.get("cohort_digest") != (cohort if split == "person" else cohort.resplit(split)).digest
+        )
         if changed and not (allow_tainted and read_taint(run_dir)):
             raise UsageError(
                 "the cohort changed since this run started",

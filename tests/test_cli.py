@@ -109,3 +109,45 @@ def test_module_runs_like_the_script() -> None:
     done = run("--version")
     assert done.returncode == 0
     assert done.stdout.strip()
+
+
+def test_any_command_finishes_an_interrupted_withdrawal_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    from diffusion_adc.custody import erase
+    from diffusion_adc.domain.case import Case
+    from diffusion_adc.domain.cohort import Cohort
+    from diffusion_adc.records.cohort import JOURNAL, read_cohort, write_case, write_manifest
+
+    cohort = tmp_path / "cohort"
+    images = {
+        name: np.random.default_rng(0).random((4, 4, 3), dtype=np.float32) + 1 for name in ("adc", "dwi_high")
+    } | {"valid": np.ones((4, 4, 3), np.uint8)}
+    cases = [
+        write_case(
+            cohort,
+            Case(
+                research_id=f"A-00{n}", exam_order=1, provenance="synthetic", tumor_status="unknown",
+                adc_unit_source="stated", b_high=900.0,
+                declared=("missing:t1w", "missing:t2w", "missing:dwi_low", "missing:tumor_label"),
+            ),
+            {name: image * n if name != "valid" else image for name, image in images.items()},
+            np.diag([2.0, 2.0, 5.0, 1.0]),
+        )
+        for n in (1, 2)
+    ]  # fmt: skip
+    write_manifest(cohort, Cohort(tuple(cases), provenance="synthetic"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr(erase, "_mark", killed)
+        assert main(["withdraw", str(cohort), "A-002", "--runs", str(tmp_path)]) == 75
+    assert (cohort / JOURNAL).is_file()
+    assert main(["check", str(cohort)]) == 0
+    assert "A-002" not in capsys.readouterr().out
+    assert not (cohort / JOURNAL).exists()
+    assert [case.research_id for case in read_cohort(cohort).cases] == ["A-001"]

@@ -81,7 +81,7 @@ def add(command: Table) -> None:
     sub.add_argument("cohort", type=Path, metavar="COHORT")
     sub.add_argument("ids", metavar="IDS", help="a file with one research ID per line, or IDs with commas")
     sub.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder of runs, maps and pages (default runs)"
+        "--runs", type=Path, help="folder of runs, maps and pages (default: runs, where there is one)"
     )
     sub.add_argument("--also", type=Path, action="append", default=[], help="further folders to look through")
     sub.add_argument("--decision", help="reference of the request, for the log; no free text")
@@ -172,7 +172,7 @@ def _withdraw(args: argparse.Namespace) -> int:
     from diffusion_adc.custody.withdraw import withdraw
 
     report = withdraw(
-        args.cohort, args.ids, runs=args.runs if args.runs.is_dir() else None, decision=args.decision,
+        args.cohort, args.ids, runs=args.runs or (Path("runs") if Path("runs").is_dir() else None), decision=args.decision,
         when=args.when, also=args.also, key=signing_key(args.keys / SIGNING) if args.keys else None,
     )  # fmt: skip
     print(report.text())

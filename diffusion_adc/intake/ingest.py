@@ -21,8 +21,8 @@ from diffusion_adc.intake.options import IngestOptions
 from diffusion_adc.intake.plan import check_rules, check_source, plan_tasks, resolve_layout
 from diffusion_adc.intake.report import write_report
 from diffusion_adc.intake.work import Done
-from diffusion_adc.records.atomic import replacing_folder, write_bytes, write_json
-from diffusion_adc.records.cohort import WITHDRAWN, withdrawn_ids, write_manifest
+from diffusion_adc.records.atomic import replacing_folder, write_json
+from diffusion_adc.records.cohort import carry_custody, withdrawn_ids, write_manifest
 
 LEAST_PERSONS_TO_SPLIT: Final = 8
 """Fewer persons all go to train: a split of them would mean nothing."""
@@ -110,8 +110,7 @@ def ingest(source: Path, out: Path, options: IngestOptions, progress: Progress |
             write_manifest(staged, cohort)
             report.cases = [_row(staged, case) for case in cohort.cases]
             write_report(staged, report, options.language)
-            if (out / WITHDRAWN).exists():  # a new delivery does not undo a withdrawal
-                write_bytes(staged / WITHDRAWN, (out / WITHDRAWN).read_bytes())
+            carry_custody(out, staged)  # a new delivery does not undo a withdrawal
     except _NothingLeft:
         report.warnings.clear()
         report.cases = []
