@@ -77,6 +77,14 @@ def add(command: Table) -> None:
     sub.add_argument("--lang", choices=("en", "ja"), default="en", help="of ingest_report.html")
     sub.add_argument("--overwrite", action="store_true", help="replace a cohort at OUT")
 
+    sub = command(
+        "ingest-corrections", _corrections, "a reviewer's corrections of maps → a new reader of the cohort"
+    )
+    sub.add_argument("file", type=Path, metavar="CORRECTIONS", help="the file that a review page saved")
+    sub.add_argument("--cohort", type=Path, required=True)
+    sub.add_argument("--maps", type=Path, required=True, help="the maps that were reviewed")
+    sub.add_argument("--reader", required=True, help="code of the reviewer, letters and digits")
+
     for name, run, text in (
         ("check", _check, "quality report of a cohort, one row per case"),
         ("audit", _audit, "are the targets exact selections of the ADC map?"),
@@ -135,3 +143,11 @@ def _audit(args: argparse.Namespace) -> int:
     from diffusion_adc.intake.audit import audit_cohort
 
     return print_rows(audit_cohort(args.cohort), args.json)
+
+
+def _corrections(args: argparse.Namespace) -> int:
+    from diffusion_adc.intake.corrections import ingest_corrections
+
+    report = ingest_corrections(args.cohort, args.maps, args.file, args.reader)
+    print(report.table())
+    return SOME_REFUSED if report.refused else DONE
