@@ -15,6 +15,7 @@ from diffusion_adc.cli import main
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "phantom", "ingest", "check", "audit", "fit", "validate", "test", "draw", "evaluate", "review", "runs",
+    "deliver", "withdraw", "sweep", "export", "ingest-corrections",
 )  # fmt: skip
 
 
