@@ -50,9 +50,13 @@ _MACHINE_WORD: Final = re.compile(
 )
 """Hashes, random names, versions: nothing a person is called, though digits in them may look like a date."""
 _MEDIA: Final = re.compile(
-    r"[A-Za-z_./ -]+(?:_\d+_[0-9a-f]{20})?(?:\.mask|\.table)?\.(?:png|json|html|ckpt|yaml|csv|txt)", re.ASCII
+    r"[A-Za-z_./ -]+(?:(?:_\d+_)?[0-9a-f]{20})?(?:\.mask|\.table)?\.(?:png|json|html|ckpt|yaml|csv|txt)",
+    re.ASCII,
 )
+"""The client's own file names: words, then its step and twenty letters of a hash; other digits are looked at."""
+_ENDING: Final = re.compile(r"(?:\.[A-Za-z]\w{0,9})+$", re.ASCII)
 _OWN: Final = 6
+"""Letters from which on one of the tracker's own names is taken out of a text before it is judged."""
 _GENERIC_USERS: Final = frozenset({"root", "user", "admin", "ubuntu", "runner", "jovyan", "nobody", "docker"})
 _STANDARDS: Final = re.compile(r"(?:ISO|SHA|CP|UTF|MD|RFC|IEEE|PS|CVE|GPU|CUDA)-?\d+", re.IGNORECASE)
 
@@ -89,7 +93,8 @@ class Identifiers:
             return
         if _CARET.search(text) or _ASIAN.search(text) or (len(text) <= 40 and links_persons(text)):
             yield PERSON
-        words = " ".join(w for w in text.split() if not _MACHINE_WORD.fullmatch(w))
+        # A file's ending would hide the number before it: 4711823.png.
+        words = " ".join(_ENDING.sub("", w) for w in text.split() if not _MACHINE_WORD.fullmatch(w))
         if _MAIL.search(text) or (len(words) <= 80 and identifies(words)):
             yield CONTACT
         if _DATE.search(words) or is_date(words):

@@ -106,10 +106,15 @@ class _Scan:
 
     def _note(self, kind: str, path: Path, field: str = "") -> None:
         where = str(path.relative_to(self.run_dir))
-        # A file's own name may be the finding; then its folder says enough.
-        if any(self.identifiers.kinds(path.name)):
-            where = f"{path.parent.relative_to(self.run_dir)}/*{path.suffix}"
+        # A file's own name may be the finding; then the tracker's folder says enough.
+        if any(self.identifiers.kinds(self._inner(path))):
+            where = f"{'/'.join(path.relative_to(self.run_dir).parts[:2])}/…{path.suffix}"
         self.found.add(Finding(kind, f"{where}{':' if field else ''}{field}"))
+
+    def _inner(self, path: Path) -> str:
+        """The name under which a file is sent: its place in the tracker's folder."""
+        parts = path.relative_to(self.run_dir).parts
+        return "/".join(parts[2:] if len(parts) > 2 else parts[-1:])
 
     def _folder(self, folder: Path) -> None:
         logs = sorted(folder.glob("*.wandb"))
@@ -149,7 +154,7 @@ class _Scan:
             return
         self.files += 1
         if not staged:  # names of staged files are random and are not sent
-            self._text(path.stem if path.suffix else path.name, path)
+            self._text(self._inner(path), path)
         data = path.read_bytes()
         if data.startswith(_PNG):
             self._picture(data, path)

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,10 @@ from diffusion_adc.records.atomic import write_json
 
 TRACKER: Final = "tracker.json"
 FOLDER: Final = "wandb"
-_LINK: Final = re.compile(re.escape(tempfile.gettempdir()) + r"/diffusion-adc-[0-9a-f]{16}")
+_SHARED: Final = "/tmp"
+"""Where links lie. Not TMPDIR: on clusters it names the user and changes with each job, but the place is sent to the
+server and must be the same when a run is resumed."""
+_LINK: Final = re.compile(rf"{_SHARED}/diffusion-adc-[0-9a-f]{{16}}")
 PROGRAM: Final = "diffusion-adc"
 """Said instead of the program's path, which goes to the server even when machine information is off."""
 INIT_S: Final = 10.0
@@ -85,7 +87,7 @@ def _new_id() -> str:
 
 
 def _new_link() -> str:
-    return f"{tempfile.gettempdir()}/diffusion-adc-{secrets.token_hex(8)}"
+    return f"{_SHARED}/diffusion-adc-{secrets.token_hex(8)}"
 
 
 def make_link(run_dir: Path, who: Identity) -> Path:

@@ -14,7 +14,8 @@ import yaml
 
 from diffusion_adc.records.atomic import sha256_file
 
-pytestmark = pytest.mark.timeout(2400)
+# Seconds each, most of them the client's own start: beyond the everyday suite.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
 ONLINE = """
@@ -65,7 +66,7 @@ def _checkpoint(run: Path) -> None:
     path.with_name("best.ckpt.json").write_text(json.dumps({"sha256": sha256_file(path), "step": 4}))
 
 
-@pytest.mark.parametrize("mode", ["online"])
+@pytest.mark.parametrize("mode", ["online", "offline"])
 def test_a_run_reaches_the_server(
     mode: str, tmp_path: Path, make_run: Callable[..., Path], script: Script
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,14 @@ def test_the_link_says_nothing_and_follows_the_run(
     run = tmp_path / "yamada"
     who = identity(run, "adc")
     assert "yamada" not in who.link
+    for place in (
+        "job1-yamada",
+        "job2-yamada",
+    ):  # a cluster's TMPDIR names the user and changes with each job
+        clean_environment.setenv("TMPDIR", str(tmp_path / place))
+        clean_environment.setattr(tempfile, "tempdir", str(tmp_path / place))
+        assert identity(run, "adc") == who
+        assert "yamada" not in identity(tmp_path / place, "adc").link
     link = make_link(run, who)
     assert link.resolve() == run.resolve()
     moved = run.rename(tmp_path / "moved")

@@ -1,7 +1,7 @@
 """A network of a few hundred weights, trained with or without a tracker, in a process of its own.
 
-Word: a JSON list of cases ``{run, mode, fault, environment}``, where fault is none, stop-server-mid, stop-server-end
-or kill-client. Each writes one JSON line to RUN.out: hash of the weights, seconds of the fit, mode the tracker took.
+Word: a JSON list of cases ``{run, mode, fault, environment}``, where fault is none, stop-server-mid, stop-server-end,
+kill-client, disk-full or refuse-key. Each writes one JSON line to RUN.out: hash of the weights, seconds of the fit, mode the tracker took.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -52,10 +53,14 @@ class Fault(pl.Callback):
         if trainer.global_step == STEPS // 2:
             if self.kind == "stop-server-mid":
                 self.server.stop()
-            if self.kind == "kill-client":
+            if self.kind in ("kill-client", "disk-full"):
                 from wandb.sdk import wandb_setup
 
-                os.kill(wandb_setup._singleton._connection._proc._process.pid, signal.SIGKILL)
+                client = wandb_setup._singleton._connection._proc._process.pid
+                if self.kind == "kill-client":
+                    os.kill(client, signal.SIGKILL)
+                else:  # from here on none of its files may grow
+                    resource.prlimit(client, resource.RLIMIT_FSIZE, (1, 1))
         if trainer.global_step == STEPS - 1 and self.kind == "stop-server-end":
             self.server.stop()
 
@@ -66,6 +71,7 @@ def main(run_dir: Path, mode: str, fault: str) -> None:
         import loopback
 
         server = loopback.Loopback()
+        server.refuse = fault == "refuse-key"
         os.environ["WANDB_BASE_URL"], os.environ["WANDB_API_KEY"] = server.url, loopback.KEY
     pl.seed_everything(5, workers=True, verbose=False)
     data = DataLoader(TensorDataset(torch.randn(24, 8)), batch_size=4, shuffle=True)

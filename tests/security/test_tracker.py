@@ -21,6 +21,8 @@ import pytest
 import yaml
 
 from diffusion_adc.callbacks import runlog
+from diffusion_adc.callbacks.identifiers import Identifiers
+from diffusion_adc.callbacks.policy import Policy
 from diffusion_adc.callbacks.reach import server_name
 from diffusion_adc.callbacks.scan import scan
 from diffusion_adc.callbacks.settings import settings_of
@@ -288,6 +290,7 @@ IN_FILES: dict[str, tuple[str, bytes]] = {
     "text in a picture": ("media/images/x_1_ab.png", _png((b"tEXt", b"Patient\0YAMADA"))),
     "bytes after a picture": ("media/images/x_1_ab.png", _png(tail=b"YAMADA")),
     "case ID as a file name": ("media/table/AB-0001_01.table.json", b"{}"),
+    "research ID as a folder": ("media/images/AB-0001/x_1_ab.png", _png()),
     "research ID in a table file": ("media/table/t_1.table.json", b'{"data": [["AB-0001_01"]]}'),
     "date as a file name": ("media/images/seen_2019-04-12.png", _png()),
     "DICOM": ("media/x.dcm", b"\0" * 128 + b"DICM"),
@@ -352,3 +355,27 @@ def test_t11_clean_runs_pass(tracked: tuple[Path, int], figure: Figure) -> None:
     assert len(seen.runs) == 2
     assert policy.server == server_name()
     figure("T11 clean runs refused", f"0/{len(seen.runs)} parts of a run")
+
+
+def test_t11_the_clients_own_words_are_no_identifiers(scale: Callable[..., int], figure: Figure) -> None:
+    """Hashes, media names and versions as the client makes them; digits among them look like many things."""
+    rng = np.random.default_rng(3)
+    judge = Identifiers({}, Policy("restricted", "s"))
+    count, refused = scale(10_000, 500), []
+    for _ in range(count):
+        long = "".join(rng.choice(list("0123456789abcdef"), 64))
+        some = "".join(rng.choice(list("0123456789"), 19)) + "a"  # a hash that is nearly a number
+        step = int(rng.integers(0, 100_000))
+        for text in (
+            long, f"media/images/{long[:20]}.png", f"media/images/{some}.png", f"media/table/t_{step}_{some}.table.json",
+            f"media/images/mask/slices/largest_{step}_{long[:20]}.mask.png", f"2.{step % 99}.{step % 7}+cu132",
+        ):  # fmt: skip
+            refused += [text for _ in judge.kinds(text)]
+    figure("T11 client's own words taken for identifiers", f"{len(refused)}/{6 * count}")
+    assert refused == []
+    for text in (
+        "media/images/4711823.png",
+        "media/images/born_1952-11-03.png",
+        f"media/AB-0001_1_{'0a' * 10}.png",
+    ):
+        assert list(judge.kinds(text)), text
