@@ -55,6 +55,7 @@ def add(command: Table) -> None:
         "--b-pair", type=_two, metavar="LOW,HIGH", help="the two b-values wanted of a series, s/mm²"
     )
     sub.add_argument("--label-values", help="labels that mean tumor: 1-5 or 1,3")
+    sub.add_argument("--other-labels", help="labels of a target that are not tumor, an organ for instance: 1")
     sub.add_argument("--provenance", choices=("restricted", "public", "synthetic"), default="restricted")
     sub.add_argument("--tumor-free-ok", action="store_true", help="an empty target means a tumor-free case")
     sub.add_argument(
@@ -70,6 +71,9 @@ def add(command: Table) -> None:
     )
     sub.add_argument("--clinical", type=Path, metavar="TABLE", help="clinical table: CSV, TSV or XLSX")
     sub.add_argument("--clinical-mapping", type=Path, metavar="YAML", help="what the table's columns are")
+    sub.add_argument(
+        "--clinical-encoding", help="of a CSV or TSV table: utf-8, cp932, euc-jp, iso-2022-jp, utf-16"
+    )
     sub.add_argument("--rules", type=Path, metavar="YAML", help="which DICOM series is which sequence")
     sub.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="worker processes (default: all cores)"
@@ -123,10 +127,12 @@ def _ingest(args: argparse.Namespace) -> int:
 
     options = IngestOptions(
         layout=args.layout, names=args.names, id_prefix=args.id_prefix, allow_missing=args.allow_missing,
-        b_values=args.b, adc_unit=args.adc_unit, label_values=args.label_values, provenance=args.provenance,
+        b_values=args.b, adc_unit=args.adc_unit, label_values=args.label_values,
+        other_labels=args.other_labels, provenance=args.provenance,
         tumor_free_ok=args.tumor_free_ok, overwrite=args.overwrite, b_pair=args.b_pair, target=args.target,
         target_resample=args.target_resample, register=args.register, clinical=args.clinical,
-        clinical_mapping=args.clinical_mapping, rules=args.rules, jobs=args.jobs, language=args.lang,
+        clinical_mapping=args.clinical_mapping, clinical_encoding=args.clinical_encoding, rules=args.rules,
+        jobs=args.jobs, language=args.lang,
     )  # fmt: skip
     report = ingest(args.source, args.out, options, progress=Progress("ingest"))
     print(report.table())

@@ -123,7 +123,10 @@ def _clinical_table(options: IngestOptions) -> ClinicalTable | None:
     if options.clinical is None:
         return None
     declared = ClinicalOptions(
-        mapping=options.clinical_mapping, id_prefix=options.id_prefix, provenance=options.provenance
+        mapping=options.clinical_mapping,
+        id_prefix=options.id_prefix,
+        provenance=options.provenance,
+        encoding=options.clinical_encoding,
     )
     return read_table(options.clinical, declared)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.errors import UsageError
 from diffusion_adc.intake.layouts import CaseFiles, image, stem_of, with_orders
-from diffusion_adc.intake.options import IngestOptions
+from diffusion_adc.intake.options import IngestOptions, parse_labels
 
 _MAX_BYTES: Final = 2**24
 _CHANNEL: Final = re.compile(r"(.+)_(\d{4})", re.ASCII)
@@ -38,7 +38,7 @@ def nnunet_cases(source: Path, options: IngestOptions) -> list[CaseFiles]:
         return []
     described = _description(root / "dataset.json")
     channels, b_values = _channels(described, options)
-    label_values = options.label_values or _labels(described)
+    label_values, other_labels = _labels(described, options.label_values)
     files: dict[str, dict[str, Path]] = defaultdict(dict)
     for part in ("Tr", "Ts"):
         folder = root / f"images{part}"
@@ -60,6 +60,7 @@ def nnunet_cases(source: Path, options: IngestOptions) -> list[CaseFiles]:
             1,
             own,
             label_values=label_values,
+            other_labels=other_labels,
             adc_unit="1e-6",
             b=b_values,
             never=never,
@@ -128,15 +129,17 @@ def _sequence(plain: str) -> str | None:
     return _WORDS.get(plain)
 
 
-def _labels(described: Mapping[str, Any]) -> str | None:
-    """The labels that mean tumor: those named so, or the only one there is."""
+def _labels(described: Mapping[str, Any], declared: str | None) -> tuple[str | None, str | None]:
+    """The labels that mean tumor, declared, named so, or the only one there is; and the others that are named."""
     given = described.get("labels")
     if not isinstance(given, dict):
-        return None
+        return declared, None
     # The first version of the format maps numbers to names, the second names to numbers or to regions.
     pairs = [(str(k), v) if not str(k).isdigit() else (str(v), int(k)) for k, v in given.items()]
     named = [(text.lower(), value) for text, value in pairs if isinstance(value, int) and value > 0]
     tumors = sorted(value for text, value in named if any(word in text for word in _TUMOR))
+    if declared is not None:
+        tumors = sorted(parse_labels(declared) or ())
     if not tumors and len(named) == 1:
         tumors = [named[0][1]]
     if not tumors and named:
@@ -144,7 +147,8 @@ def _labels(described: Mapping[str, Any]) -> str | None:
             f"{len(named)} labels in dataset.json, none named as a tumor", "a label that means tumor",
             "say which with --label-values",
         )  # fmt: skip
-    return ",".join(map(str, tumors)) or None
+    others = sorted({value for _, value in named} - set(tumors))
+    return ",".join(map(str, tumors)) or None, ",".join(map(str, others)) or None
 
 
 def _person(name: str) -> tuple[str, str]:

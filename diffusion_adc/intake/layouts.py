@@ -41,6 +41,7 @@ class CaseFiles:
         files: Volume → file; ``tumor_label`` among them where there is one target.
         readers: Reader → volume → file, where several readers drew.
         label_values: Labels that mean tumor; None for 0 and 1.
+        other_labels: Labels that the set says are something else.
         adc_unit: Size of the stored unit in mm²/s, as the set's documentation states it.
         b: ``dwi_low``, ``dwi_high`` → s/mm² or ``unknown``.
         never: Sequences that no case of the set has.
@@ -54,6 +55,7 @@ class CaseFiles:
     files: Mapping[str, Path] = field(default_factory=dict)
     readers: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     label_values: str | None = None
+    other_labels: str | None = None
     adc_unit: str | None = None
     b: Mapping[str, str] = field(default_factory=dict)
     never: tuple[str, ...] = ()
@@ -81,7 +83,8 @@ class CaseFiles:
             raise self.problem
         return replace(
             options, adc_unit=options.adc_unit or self.adc_unit,
-            label_values=options.label_values or self.label_values, b_values={**self.b, **options.b_values},
+            label_values=options.label_values or self.label_values,
+            other_labels=options.other_labels or self.other_labels, b_values={**self.b, **options.b_values},
             allow_missing=tuple(dict.fromkeys((*options.allow_missing, *self.never))),
             tumor_free_ok=options.tumor_free_ok or self.tumor_free_ok,
             target_resample=options.target_resample or self.target_resample,

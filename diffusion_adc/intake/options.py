@@ -43,6 +43,7 @@ class IngestOptions:
         b_values: ``dwi_low`` and ``dwi_high`` → s/mm² or ``unknown``; with a 4-D ``dwi``, the pair wanted.
         adc_unit: Size of the stored ADC's unit in mm²/s.
         label_values: Labels that mean tumor, ``1-5`` or ``1,3``; None accepts 0 and 1 only.
+        other_labels: Labels of a target that are not tumor, an organ for instance; they are left out.
         provenance: restricted, public or synthetic.
         tumor_free_ok: An empty target means a tumor-free case; otherwise it is refused.
         overwrite: Replace a cohort that is already there.
@@ -52,6 +53,7 @@ class IngestOptions:
         register: How T1w and T2w are brought to the ADC grid: by their headers, or by a transform found.
         clinical: Clinical table.
         clinical_mapping: YAML that says what its columns are.
+        clinical_encoding: Of a CSV or TSV table; None: UTF-8, else CP932 where the header is recognized.
         rules: YAML that says which DICOM series is which sequence.
         jobs: Processes.
         language: Of the report, ``en`` or ``ja``.
@@ -67,6 +69,7 @@ class IngestOptions:
     b_values: Mapping[str, str] = field(default_factory=dict)
     adc_unit: str | None = None
     label_values: str | None = None
+    other_labels: str | None = None
     provenance: str = "restricted"
     tumor_free_ok: bool = False
     overwrite: bool = False
@@ -76,6 +79,7 @@ class IngestOptions:
     register: str = "none"
     clinical: Path | None = None
     clinical_mapping: Path | None = None
+    clinical_encoding: str | None = None
     rules: Path | None = None
     jobs: int = 1
     language: str = "en"
@@ -102,10 +106,17 @@ class IngestOptions:
             raise UsageError(
                 "no ADC unit", "--adc-unit 1, 1e-3 or 1e-6 (mm²/s)", "state the unit of the ADC maps"
             )
-        try:
-            parse_labels(self.label_values)
-        except ValueError:
-            raise UsageError(f"--label-values {self.label_values}", "1-5 or 1,3") from None
+        for flag, text in (("--label-values", self.label_values), ("--other-labels", self.other_labels)):
+            try:
+                parse_labels(text)
+            except ValueError:
+                raise UsageError(f"{flag} {text}", "1-5 or 1,3") from None
+        if both := (self.tumor_labels or frozenset({1})) & self.organ_labels:
+            raise UsageError(
+                f"--other-labels {min(both)}",
+                "labels that are not tumor's",
+                "or name tumor's: --label-values",
+            )
 
     def _check_words(self) -> None:
         for word, allowed, flag in (
@@ -146,6 +157,11 @@ class IngestOptions:
     def tumor_labels(self) -> frozenset[int] | None:
         """Labels that mean tumor; None where only 0 and 1 are accepted."""
         return parse_labels(self.label_values)
+
+    @property
+    def organ_labels(self) -> frozenset[int]:
+        """Labels that are declared not to mean tumor."""
+        return parse_labels(self.other_labels) or frozenset()
 
 
 def parse_labels(text: str | None) -> frozenset[int] | None:

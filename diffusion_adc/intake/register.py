@@ -5,6 +5,11 @@ The ADC map and the diffusion-weighted images never move. The transform is found
 fine, with a fixed seed and one thread: the same files give the same bytes. Where it fails, the header's placement
 stays and the failure is said.
 
+What makes it hold on thin slabs received by surface coils: the coils' shading is divided out and the brightest voxels
+are clipped first (a bright bladder or fat near a coil would leave a few of the histogram's bins to everything else);
+the search starts from the best of a grid of translations; image gradients are central differences, because a smoothed
+gradient is wrong at the first and last of some twenty slices, and the search runs out of the slab.
+
 Points are in millimeters, RAS+; ``T`` maps a point of the ADC grid to the point of the sequence shown there.
 """
 
@@ -16,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from diffusion_adc.intake.nifti import Loaded, on_adc_grid, to_sitk
 
@@ -32,6 +38,11 @@ _LEAST_VOXELS: Final = 8
 """Smallest axis of a shrunken image: below this a coarse level says nothing."""
 _ITERATIONS: Final = 120
 _FIRST_STEP: Final = 1.0
+_SHADING_MM: Final = 25.0
+"""Standard deviation of the smoothing that tells a coil's shading from anatomy."""
+_START_MM: Final = ((-8.0, -4.0, 0.0, 4.0, 8.0), (-8.0, -4.0, 0.0, 4.0, 8.0), (-6.0, -3.0, 0.0, 3.0, 6.0))
+"""Translations tried before the search, LPS+, on voxels of about `_START_VOXEL_MM`."""
+_START_VOXEL_MM: Final = 4.0
 _LAST_STEP: Final = 1e-4
 _RAS_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -99,15 +110,17 @@ def _found(fixed: Loaded, moving: Loaded, kind: str) -> tuple[NDArray[np.float64
     import SimpleITK as sitk  # noqa: N813
 
     fixed_image = to_sitk(fixed.array, fixed.affine)
-    moving_image = _coarsened(to_sitk(moving.array, moving.affine), fixed_image)
+    moving_image = _unshaded(_coarsened(to_sitk(moving.array, moving.affine), fixed_image))
+    fixed_image = _unshaded(fixed_image)
     middle = fixed_image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in fixed_image.GetSize()])
-    rigid = sitk.Euler3DTransform()
-    rigid.SetCenter(middle)
+    here = sitk.Euler3DTransform()
+    here.SetCenter(middle)
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums in another order give other last digits
     try:
-        before = _mutual_information(fixed_image, moving_image, rigid)
-        rigid = sitk.Euler3DTransform(_optimized(fixed_image, moving_image, rigid, RIGID))
+        before = _mutual_information(fixed_image, moving_image, here)
+        start = _start(fixed_image, moving_image, here)
+        rigid = sitk.Euler3DTransform(_optimized(fixed_image, moving_image, start, RIGID))
         transform: Any = rigid
         if kind == AFFINE:
             affine = sitk.AffineTransform(3)
@@ -134,6 +147,47 @@ def _coarsened(moving: Any, fixed: Any) -> Any:
     return sitk.BinShrink(moving, [max(1, int(coarse / spacing + 1e-6)) for spacing in moving.GetSpacing()])
 
 
+def _unshaded(image: Any) -> Any:
+    """The image over its own smoothed body, clipped at the body's 99th percentile: what tissue it is, not how near
+    to a coil.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    values = sitk.GetArrayFromImage(image).astype(np.float64)
+    sigma = _SHADING_MM / np.array(image.GetSpacing()[::-1])
+    body = values > 0.15 * np.percentile(values, 98)
+    if not body.any():
+        return image
+    weight = ndimage.gaussian_filter(body.astype(np.float64), sigma)
+    shading = ndimage.gaussian_filter(values * body, sigma) / np.maximum(weight, 1e-3)
+    flat = values / np.maximum(shading, 0.1 * np.percentile(shading, 90))
+    flat = np.clip(flat, 0.0, np.percentile(flat[body], 99))
+    out = sitk.GetImageFromArray(flat.astype(np.float32))
+    out.CopyInformation(image)
+    return out
+
+
+def _start(fixed: Any, moving: Any, here: Any) -> Any:
+    """The best of the translations `_START_MM`, by mutual information on coarse voxels."""
+    import SimpleITK as sitk  # noqa: N813
+
+    coarse = [
+        sitk.BinShrink(image, [max(1, int(_START_VOXEL_MM / spacing)) for spacing in image.GetSpacing()])
+        for image in (fixed, moving)
+    ]
+    best, best_information = here, -np.inf
+    for shift in product(*_START_MM):
+        tried = sitk.Euler3DTransform(here)
+        tried.SetTranslation(shift)
+        try:
+            information = _mutual_information(*coarse, tried)
+        except RuntimeError:  # so far that the images hardly meet
+            continue
+        if information > best_information:
+            best, best_information = tried, information
+    return best
+
+
 def _levels(fixed: Any) -> list[tuple[int, float]]:
     """Shrink factor and smoothing in mm of each level, coarse to fine."""
     least = min(fixed.GetSize())
@@ -151,6 +205,8 @@ def _method() -> Any:
     method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetInterpolator(sitk.sitkLinear)
+    method.SetMetricUseFixedImageGradientFilter(False)
+    method.SetMetricUseMovingImageGradientFilter(False)
     return method
 
 

@@ -185,7 +185,9 @@ class _Reading:
         edited = loaded.get(seq.TUMOR_ADC)
         if seq.TUMOR_LABEL in loaded:
             label = loaded[seq.TUMOR_LABEL].array
-            presence = label_presence(label, self.options.tumor_labels, self.research_id)
+            presence = label_presence(
+                label, self.options.tumor_labels, self.research_id, self.options.organ_labels
+            )
         else:
             presence = loaded[seq.TUMOR_ADC].array != 0
         if edited is not None:
@@ -230,7 +232,10 @@ class _Reading:
 
 
 def label_presence(
-    label: NDArray[np.floating], wanted: frozenset[int] | None, research_id: str
+    label: NDArray[np.floating],
+    wanted: frozenset[int] | None,
+    research_id: str,
+    others: frozenset[int] = frozenset(),
 ) -> NDArray[np.bool_]:
     """Presence from a label volume.
 
@@ -238,6 +243,7 @@ def label_presence(
         label: (I, J, K).
         wanted: Labels that mean tumor; None accepts 0 and 1 only.
         research_id: For the message.
+        others: Labels declared to be something else, an organ for instance.
 
     Raises:
         CaseError: S22, soft labels or labels nobody declared.
@@ -246,14 +252,14 @@ def label_presence(
     values = np.unique(label)
     if not np.array_equal(values, np.round(values)):
         raise refused("S22", "a soft label", "whole numbers", "threshold it where it was made")
-    allowed = {0} | ({1} if wanted is None else set(wanted))
-    unknown = [int(v) for v in values if int(v) not in allowed]
+    tumor = {1} if wanted is None else set(wanted)
+    unknown = [int(v) for v in values if int(v) not in {0} | tumor | others]
     if unknown:
         raise refused(
-            "S22", f"labels {unknown[:5]}", f"0 or {_ranges(allowed - {0})}",
-            "say which labels mean tumor: --label-values",
+            "S22", f"labels {unknown[:5]}", f"0 or {_ranges(tumor)}",
+            "say which labels mean tumor, --label-values, and which do not, --other-labels",
         )  # fmt: skip
-    return label > 0
+    return np.asarray(np.isin(label, list(tumor)))
 
 
 def _ranges(labels: set[int]) -> str:

@@ -148,7 +148,8 @@ def test_nnunet(tmp_path: Path) -> None:
         "t2w": "0000", "adc": "0001", "dwi_high": "0002", "dwi_low": "0003"
     }  # fmt: skip
     assert case.b == {"dwi_high": "800", "dwi_low": "50"}
-    assert case.label_values == "3"
+    assert (case.label_values, case.other_labels) == ("3", "1")
+    assert cases(tmp_path, "nnunet", label_values="1")["PROSTATE-114_01"].other_labels == "3"
     assert case.never == ("t1w",)
     (odd,) = (c for c in found.values() if not c.research_id)
     with pytest.raises(CaseError) as caught:

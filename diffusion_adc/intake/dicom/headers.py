@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from diffusion_adc.custody import diffusion_tags
+from diffusion_adc.custody.mosaic import MosaicError, is_mosaic, read_mosaic
 from diffusion_adc.intake.dicom.attributes import (
     finite,
     first,
@@ -113,14 +115,18 @@ def slices_of(path: Path, dataset: Dataset) -> list[Slice] | Other:
 
 
 def _classic(path: Path, dataset: Dataset) -> Iterator[Slice]:
-    image_type = words(dataset.get("ImageType"))
     one = _slice(path, dataset, None, dataset, "classic", lambda name: dataset.get(name))
-    if "MOSAIC" not in image_type and not any(word == "VFRAME" for word in image_type):
+    if not is_mosaic(dataset):
         yield one
         return
-    from diffusion_adc.intake.dicom.mosaic import tiles
-
-    yield from tiles(dataset, one)
+    try:
+        mosaic = read_mosaic(dataset)
+    except MosaicError as error:
+        raise BadFile(error.code, error.found, error.expected) from None
+    for index, position in enumerate(mosaic.positions_mm):
+        yield replace(
+            one, frame=index, layout="mosaic", rows=mosaic.rows, columns=mosaic.columns, position=position
+        )
 
 
 def _frames(path: Path, dataset: Dataset) -> Iterator[Slice]:
