@@ -15,7 +15,7 @@ export WANDB_MODE ?= offline
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench results security clean
+.PHONY: help setup demo test lint bench results security faults mutants clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -51,6 +51,13 @@ bench: $(STAMP) ## figures measured side by side (several minutes, wants a quiet
 
 security: $(STAMP) ## figures of the threat catalogue at 20 % of their counts; FULL=1 for all
 	SECURITY=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m 'security' tests/security
+
+faults: $(STAMP) ## injected faults: kills, full disks, lost ranks, dead trackers; FULL=1 for all counts
+	FAULTS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/faults tests/callbacks/test_faults_tracker.py \
+	    tests/sweeps tests/security/withdrawal/test_interruption.py tests/security/test_delivery.py
+
+mutants: $(STAMP) ## seeded bugs: does a test catch each one? (most of an hour)
+	$(BIN)/python -m pytest -m slow tests/mutants
 
 results: $(STAMP) ## trains phantom_pelvis_2d (up to an hour on two cores) and scores it
 	$(RUN) phantom cohorts/pelvis --cases 400 --seed 7 --size 160x160x20 --reuse

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffusion_adc import __version__
-from diffusion_adc.commands import cohorts, custody, results, runs
+from diffusion_adc.commands import cohorts, custody, editors, results, runs
 from diffusion_adc.commands.words import SIGNALLED, Run
 from diffusion_adc.custody import scrub
 from diffusion_adc.domain.errors import DiffusionAdcError
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run_command=run, overridable=False)
         return sub
 
-    for module in (cohorts, custody, runs, results):
+    for module in (cohorts, custody, runs, results, editors):
         module.add(command)
     return parser
 
@@ -43,7 +43,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     args, rest = parser.parse_known_args(list(argv) if argv is not None else None)
     if rest and not args.overridable:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.overrides = rest
+    args.overrides, args.parser = rest, parser
     # What a library logs or warns may hold paths and header text; folders named here are shown from there on.
     scrub.install([value for value in vars(args).values() if isinstance(value, Path)], debug=args.debug)
     try:

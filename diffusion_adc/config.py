@@ -36,10 +36,12 @@ GROUPS: Final[Mapping[str, str]] = {
 }
 """Plain groups of an experiment and the class whose arguments they are."""
 
-_OWNED: Final[Mapping[str, frozenset[str]]] = {
+OWNED: Final[Mapping[str, frozenset[str]]] = {
     "trainer": frozenset({"callbacks", "logger", "default_root_dir", "enable_checkpointing", "plugins"})
 }
 """Arguments the command line sets itself; a YAML may not."""
+
+_MOST_VALUES: Final = 20_000
 
 SCALARS: Final = ("seed", "cohort", "name")
 """Top-level values of an experiment."""
@@ -71,7 +73,9 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Experiment:
     merged: Any = OmegaConf.create({})
     origin: dict[str, str] = {}
     for source, values in [*_files(files), *_overrides(overrides)]:
-        merged = OmegaConf.merge(merged, _expanded(values))
+        new = _expanded(values)
+        _drop_arguments_of_another_class(merged, new)
+        merged = OmegaConf.merge(merged, new)
         origin.update(dict.fromkeys((key for key, _ in _leaves(values)), source))
     try:
         plain = OmegaConf.to_container(merged, resolve=True)
@@ -83,10 +87,18 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Experiment:
     return Experiment({str(key): value for key, value in plain.items()}, origin)
 
 
+def _drop_arguments_of_another_class(merged: Any, new: Any) -> None:
+    """Where a later file names another class, that class starts with its own arguments."""
+    for group in ("model", "data"):
+        before, after = (OmegaConf.select(values, f"{group}.class_path") for values in (merged, new))
+        if after is not None and before not in (None, after):
+            merged[group].init_args = {}
+
+
 def _files(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in files:
         try:
-            values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Numbers)
+            values = _loaded(path.read_text(encoding="utf-8"), path.name)
         except OSError:
             raise UsageError(
                 f"no experiment file {path.name}", "a YAML file", "check the path after -c"
@@ -108,10 +120,36 @@ def _overrides(overrides: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]
                 f"the word {word!r}", "--key=value", "write an override as one word with an equals sign"
             )
         try:
-            value = yaml.load(text, Loader=_Numbers)
+            value = _loaded(text, f"the value of --{key}")
         except yaml.YAMLError:
             raise UsageError(f"the value of --{key}", "a YAML value") from None
         yield f"--{key}", {key: value}
+
+
+def _loaded(text: str, source: str) -> Any:
+    """Plain YAML.
+
+    Raises:
+        UsageError: Its aliases unfold to more values than an experiment can have.
+        YAMLError: It is not YAML.
+    """
+    node = yaml.compose(text, Loader=_Numbers)
+    if node is not None and _unfolded(node, {}) > _MOST_VALUES:
+        raise UsageError(
+            f"{source} has aliases that unfold to more than {_MOST_VALUES} values", "an experiment's values",
+            "write the values out",
+        )  # fmt: skip
+    return yaml.load(text, Loader=_Numbers)
+
+
+def _unfolded(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below a node, a shared one counted wherever it is used; one that holds itself has too many."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES + 1
+        parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else ()
+        below = [part for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in below)
+    return known[id(node)]
 
 
 class _Numbers(yaml.SafeLoader):
@@ -146,7 +184,10 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _imported(class_path: str) -> type:
     module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    found = getattr(importlib.import_module(module), name)
+    if not isinstance(found, type):
+        raise AttributeError(name)
+    return found
 
 
 def _check_imports(experiment: Experiment) -> None:
@@ -193,7 +234,7 @@ def _check_keys(experiment: Experiment) -> None:
             ) from None
         _members(experiment, f"{group}.init_args.", section.get("init_args") or {}, _parameters(kind))
     for group, class_path in GROUPS.items():
-        names = _parameters(_imported(class_path), _OWNED.get(group, frozenset()))
+        names = _parameters(_imported(class_path), OWNED.get(group, frozenset()))
         _members(experiment, f"{group}.", experiment.values.get(group) or {}, names)
 
 
@@ -227,7 +268,7 @@ def _parser() -> Any:
     parser.add_subclass_arguments(pl.LightningModule, "model", required=True)
     parser.add_subclass_arguments(pl.LightningDataModule, "data", required=True)
     for group, class_path in GROUPS.items():
-        skip = set(_OWNED.get(group, frozenset()))
+        skip = set(OWNED.get(group, frozenset()))
         # The trainer is built by the command line, which adds callbacks, logger and checkpoint door.
         parser.add_class_arguments(
             _imported(class_path), group, skip=skip or None, instantiate=group != "trainer"

@@ -15,7 +15,7 @@ from diffusion_adc.cli import main
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "phantom", "ingest", "check", "audit", "fit", "validate", "test", "draw", "evaluate", "review", "runs",
-    "deliver", "withdraw", "sweep", "export", "ingest-corrections",
+    "deliver", "withdraw", "sweep", "export", "ingest-corrections", "sync", "completion", "schema",
 )  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["fit"], "--out"),
         (["fit", "-c", "experiments/base.yaml"], "--out"),
         (["validate", "--run", "no/run"], "experiment.yaml"),
+        (["sync", "no/run"], "no run of the tracker"),
         (["phantom", "out", "--cases", "0"], "cases"),
         (["phantom", "out", "--anatomy", "moon"], "anatomy"),
     ],

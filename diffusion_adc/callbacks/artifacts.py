@@ -13,6 +13,7 @@ from typing import Any, Final
 from diffusion_adc.callbacks.policy import tracked_record
 from diffusion_adc.custody.lineage import CHECKPOINTS, read_record
 from diffusion_adc.records.atomic import sha256_file
+from diffusion_adc.records.sidecars import verified
 
 MODEL: Final = "model"
 """RUN/model, where `export --to model` puts it."""
@@ -23,22 +24,10 @@ def lineage_of(run_dir: Path) -> dict[str, Any]:
     return tracked_record(read_record(run_dir))
 
 
-def sidecar(checkpoint: Path) -> Path:
-    """Path of a checkpoint's sidecar."""
-    return checkpoint.with_name(f"{checkpoint.name}.json")
-
-
 def verified_checkpoints(run_dir: Path) -> dict[str, Path]:
     """Checkpoints by name (``best``, ``last``) whose bytes are those of their sidecar."""
-    found = {}
-    for path in sorted((run_dir / CHECKPOINTS).glob("*.ckpt")):
-        try:
-            stated = json.loads(sidecar(path).read_text(encoding="utf-8")).get("sha256")
-        except (OSError, ValueError, AttributeError):
-            continue
-        if stated == sha256_file(path):
-            found[path.stem] = path
-    return found
+    paths = sorted((run_dir / CHECKPOINTS).glob("*.ckpt"))
+    return {path.stem: path for path in paths if verified(path) is not None}
 
 
 def log_models(run: Any, run_dir: Path, link: Path) -> list[str]:

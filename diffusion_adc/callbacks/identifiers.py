@@ -44,11 +44,11 @@ _DATE: Final = re.compile(
 _ASIAN: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]")
 _SECRET: Final = re.compile(r"(?<![0-9a-zA-Z])(?:local-)?[0-9a-f]{40}(?![0-9a-zA-Z])|wandb_v\d_\w{20,}")
 _MACHINE_WORD: Final = re.compile(
-    r"(?=[0-9-]*[a-f])[0-9a-f]{8,128}(?:-[0-9a-f]{4,12})*|(?=[A-Za-z+/]*\d)[A-Za-z0-9+/]{20,}={0,2}"
+    r"(?=[0-9-]*[a-f])[0-9a-f]{8,128}(?:-[0-9a-f]{4,12})*(?:-modified)?|(?=[A-Za-z+/]*\d)[A-Za-z0-9+/]{20,}={0,2}"
     r"|v?\d+(?:\.\w+)+(?:\+\w+)?|sha256:\w+|(?:[\w./-]*/)?tmp[a-z0-9_]{8}",
     re.ASCII,
 )
-"""Hashes, random names, versions: nothing a person is called, though digits in them may look like a date."""
+"""Hashes (a commit's with `RunRecord`'s mark), random names, versions: nothing a person is called, though digits in them may look like a date."""
 _MEDIA: Final = re.compile(
     r"[A-Za-z_./ -]+(?:(?:_\d+_)?[0-9a-f]{20})?(?:\.mask|\.table)?\.(?:png|json|html|ckpt|yaml|csv|txt)",
     re.ASCII,

@@ -153,27 +153,27 @@ def lesion_table(rows: Sequence[Lesion]) -> Any:
     return wandb.Table(columns=columns, data=data, allow_mixed_types=True)
 
 
-def score_tables(scores: Mapping[str, Scores]) -> dict[str, Any]:
-    """The printed result blocks as one wandb.Table each, by panel name."""
+def score_tables(scores: Mapping[str, Scores], section: str = "test") -> dict[str, Any]:
+    """The printed result blocks as one wandb.Table each, by panel name below `section`."""
     import wandb
 
     tables = {}
     for block in table_blocks(scores):
         name = re.sub(r"[^a-z0-9]+", "_", block.title.lower()).strip("_")
-        tables[f"test/{name}"] = wandb.Table(
+        tables[f"{section}/{name}"] = wandb.Table(
             columns=list(block.heading), data=[list(row) for row in block.rows]
         )
     return tables
 
 
-def score_values(scores: Mapping[str, Scores], method: str) -> dict[str, float]:
-    """One method's scores as scalars ``test/NAME``."""
+def score_values(scores: Mapping[str, Scores], method: str, section: str = "test") -> dict[str, float]:
+    """One method's scores as scalars ``SECTION/NAME``."""
     rows = scores.get(method, {})
     found = {}
     for name, entry in rows.items():
         value = entry.get("value") if isinstance(entry, Mapping) else entry
         if isinstance(value, int | float) and np.isfinite(value):
-            found[f"test/{name}"] = float(value)
+            found[f"{section}/{name}"] = float(value)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,9 +16,12 @@ from diffusion_adc.custody.lineage import check_decision, read_record
 from diffusion_adc.domain.errors import UsageError
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
     from diffusion_adc.callbacks.tracker import Tracker
 
 EXPERIMENT: Final = "experiment.yaml"
+BOARD: Final = "tensorboard"
 
 
 class Tracking:
@@ -33,6 +37,7 @@ class Tracking:
         decision: Reference of the decision that lets pictures, research IDs and weights of a *restricted* cohort
             go to the servers below; without it they never do, whatever `pictures` says.
         servers: Hosts (``wandb.example.org``, with ``:port`` if it has one) that the decision is about.
+        tensorboard: Write the metrics for TensorBoard too, into RUN/tensorboard; it sends nothing anywhere.
 
     Raises:
         UsageError: The decision is no reference, or there is one without servers.
@@ -47,6 +52,7 @@ class Tracking:
         artifacts: bool = True,
         decision: str | None = None,
         servers: list[str] | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self.mode: Mode = mode
         self.project, self.entity, self.pictures, self.artifacts = project, entity, pictures, artifacts
@@ -54,10 +60,31 @@ class Tracking:
         self.servers = tuple(server.lower() for server in servers or ())
         if decision is not None and not self.servers:
             raise UsageError("tracking.decision without tracking.servers", "the servers that were decided on")
+        self.tensorboard = tensorboard
 
     def policy(self, provenance: str) -> Policy:
         """What the tracker may have of a cohort of this provenance."""
         return Policy(provenance, server_name(), self.decision, self.servers, self.pictures, self.artifacts)
+
+    def board(self, run_dir: Path) -> TensorBoardLogger | None:
+        """Lightning's logger for TensorBoard, or None if it is not asked for.
+
+        Args:
+            run_dir: RUN; the events lie in RUN/tensorboard.
+
+        Raises:
+            UsageError: TensorBoard is not installed.
+        """
+        if not self.tensorboard:
+            return None
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UsageError(
+                "tracking.tensorboard without TensorBoard", "the package tensorboard",
+                'install "diffusion-adc[tensorboard]", or leave tracking.tensorboard off',
+            )  # fmt: skip
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(run_dir, name=None, version=BOARD)
 
     def logger(
         self,

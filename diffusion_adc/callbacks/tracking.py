@@ -31,16 +31,18 @@ class RunWatch(pl.Callback):
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
-        self.patches, self.started = 0, 0.0
+        self.patches, self.started, self.ended = 0, 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.patches, self.started = 0, time.monotonic()
+        self.ended = self.started
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         tensors = batch.values() if isinstance(batch, Mapping) else (batch,)
         self.patches += next((len(value) for value in tensors if torch.is_tensor(value) and value.ndim), 0)
+        self.ended = time.monotonic()  # validation and pictures after the last batch are no training
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.tracker.log_metrics(self.measured(trainer), trainer.global_step)
@@ -48,9 +50,7 @@ class RunWatch(pl.Callback):
     def measured(self, trainer: pl.Trainer) -> dict[str, float]:
         """The epoch's figures by name; speeds in patches per second, memory in MiB."""
         values = {
-            "speed/patches_per_s": self.patches
-            * trainer.world_size
-            / max(1e-9, time.monotonic() - self.started),
+            "speed/patches_per_s": self.patches * trainer.world_size / max(1e-9, self.ended - self.started),
             "memory/host_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         if trainer.strategy.root_device.type == "cuda":
@@ -80,7 +80,8 @@ class MetricsTable(pl.Callback):
         self.rows: list[dict[str, Any]] = []
         self.started = time.monotonic()
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Not when the fit starts: the step of a resumed run is restored after that.
         self.started = time.monotonic()
         if self.path.exists():
             with self.path.open(newline="") as stream:

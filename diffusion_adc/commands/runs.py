@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_adc.commands.results import evaluate_maps
-from diffusion_adc.commands.words import DONE, SOME_REFUSED, Progress, Table, pairs, print_rows
+from diffusion_adc.commands.words import DONE, SOME_REFUSED, Progress, Table, names, pairs, print_rows
 from diffusion_adc.domain.errors import UsageError
 
 
@@ -44,6 +44,21 @@ def add(command: Table) -> None:
     sub.add_argument("--steps", type=int, help="steps per draw (default: the experiment's)")
     sub.add_argument("--seed", type=int)
     sub.add_argument(
+        "--sampler", help="euler, heun; ddim, dpmsolver++, unipc for a DDPM (default: the run's)"
+    )
+    sub.add_argument(
+        "--method", choices=("draws", "base", "components"),
+        help="what draws: the stage, its base head alone (B3), or a coin per component of it (B4b)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--covariates", choices=("given", "dropped", "permuted", "alone"),
+        help="report on covariates: none known, another person's, or without images",
+    )  # fmt: skip
+    sub.add_argument(
+        "--drop-sequences", type=names, metavar="NAMES", help="hidden from the model, e.g. t1w,t2w or dwi_low"
+    )
+    sub.add_argument("--id", help="name of the method in tables, e.g. B4b (default: the experiment's)")
+    sub.add_argument(
         "--allow-tainted", metavar="DECISION", help="reference of the decision to draw from a tainted run"
     )
 
@@ -75,6 +90,15 @@ def add(command: Table) -> None:
     sub.add_argument("folder", type=Path, nargs="?", default=Path("runs"))
     sub.add_argument("--json", action="store_true")
 
+    sub = command(
+        "sync", _sync, "send a run that was tracked offline, after looking for what must not be sent"
+    )
+    sub.add_argument("run", type=Path, metavar="RUN")
+    sub.add_argument("--dry-run", action="store_true", help="look only; no connection is made")
+    sub.add_argument(
+        "--allow-tainted", metavar="DECISION", help="reference of the decision to send a tainted run"
+    )
+
 
 def _experiment(args: argparse.Namespace) -> Any:
     from diffusion_adc.config import compose
@@ -91,6 +115,9 @@ def _fit(args: argparse.Namespace) -> int:
         return DONE
     if args.out is None and "WANDB_SWEEP_ID" in os.environ:  # started by a W&B agent, which names the run
         args.out = Path("runs") / "sweeps" / os.environ["WANDB_SWEEP_ID"] / os.environ["WANDB_RUN_ID"]
+    rehearsal = bool((experiment.values.get("trainer") or {}).get("fast_dev_run"))
+    if args.out is None and rehearsal:
+        args.out = Path("rehearsal")  # named in messages, never made
     if args.out is None:
         raise UsageError("no run folder", "--out RUN", "name the folder to train into")
     from diffusion_adc.train import fit
@@ -103,7 +130,10 @@ def _fit(args: argparse.Namespace) -> int:
         quiet=not sys.stderr.isatty(),
         allow_tainted=args.allow_tainted,
     )
-    print(f"run in {args.out}" if trained else f"{args.out.name}: up to date")
+    if rehearsal:
+        print("dry run done: trained and validated a few patches, kept nothing")
+    else:
+        print(f"run in {args.out}" if trained else f"{args.out.name}: up to date")
     return DONE
 
 
@@ -124,9 +154,13 @@ def _draw(args: argparse.Namespace) -> int:
     from diffusion_adc.records.maps import read_maps_manifest
 
     settings = run_settings(args.run)
-    chosen = {
-        name: getattr(args, name) for name in ("draws", "steps", "seed") if getattr(args, name) is not None
+    given = {
+        name: getattr(args, name, None)
+        for name in ("draws", "steps", "seed", "sampler", "method", "covariates", "drop_sequences", "id")
     }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "drop_sequences" in chosen:
+        chosen["drop_sequences"] = list(chosen["drop_sequences"])
     draw_cohort(
         args.run, args.cohort, args.out, args.split, DrawSettings(**{**vars(settings), **chosen}),
         progress=Progress("tumor maps"), allow_tainted=args.allow_tainted,
@@ -169,6 +203,13 @@ def _runs(args: argparse.Namespace) -> int:
         print(f"no runs in {args.folder}")
         return DONE
     return print_rows(rows, args.json)
+
+
+def _sync(args: argparse.Namespace) -> int:
+    from diffusion_adc.callbacks.sync import sync
+
+    print(sync(args.run, dry_run=args.dry_run, allow_tainted=args.allow_tainted).line())
+    return DONE
 
 
 def _sweep(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -28,7 +29,8 @@ MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "manifest.sig"
 DELIVERY: Final = "delivery.json"
 """Copy of the manifest in the opened folder."""
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""2 adds the number of slices of each series."""
 MAX_MANIFEST: Final = 2**27
 _CONTEXT: Final = b"diffusion_adc delivery 1\0"
 """Signed before the manifest, so that no signature made for another purpose fits."""
@@ -65,6 +67,7 @@ class Manifest:
         files: In the order of the archive.
         states: What was decided per series: ``{"series", "faces", "reason"}``.
         left_out: Number of files left at the clinic, by reason.
+        slices: Number of slices of each DICOM series, by its folder: what arrives must be as many.
     """
 
     package_id: str
@@ -76,6 +79,7 @@ class Manifest:
     files: tuple[PackedFile, ...]
     states: tuple[Mapping[str, str], ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    slices: Mapping[str, int] = field(default_factory=dict)
     software: str = f"diffusion_adc {__version__}"
     profile: str = PROFILE
     schema: int = SCHEMA
@@ -123,6 +127,8 @@ def _parsed(raw: bytes) -> Manifest:
             and _HEX.fullmatch(manifest.previous) and _ID.fullmatch(manifest.package_id)
             and (manifest.previous == START) == (manifest.sequence == 1) and manifest.to_bytes() == raw
             and all(isinstance(f.size, int) and f.size >= 0 and _HEX.fullmatch(f.sha256) for f in files)
+            and all(isinstance(n, int) and n > 0 for n in manifest.slices.values())
+            and set(manifest.slices) <= {f.path.rpartition("/")[0] for f in files}
         )  # fmt: skip
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         sound = False
@@ -134,6 +140,16 @@ def _parsed(raw: bytes) -> Manifest:
     if owners - set(manifest.research_ids) or len({f.path.lower() for f in files}) != len(files):
         raise refused("files of nobody on the list, or twice", "each file once, below its research ID")
     return manifest
+
+
+def listed_slices(folder: Path) -> Mapping[str, int]:
+    """Slices of each series of an opened delivery by its folder; nothing where `folder` is no opened delivery.
+
+    Raises:
+        PackageRefused: The delivery's own list cannot be read any more.
+    """
+    path = folder / DELIVERY
+    return _parsed(path.read_bytes()).slices if path.is_file() else {}
 
 
 def trusted_keys(keys: list[Ed25519PublicKey]) -> dict[str, Ed25519PublicKey]:

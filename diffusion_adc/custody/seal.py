@@ -148,6 +148,7 @@ def _seal(
                 present[folder.name] = research_id
                 notes.states += own.states
                 notes.left_out.update(own.left_out)
+                notes.slices |= own.slices
             except CaseError as error:
                 shutil.rmtree(staged / research_id, ignore_errors=True)
                 refused.append(str(error))
@@ -246,6 +247,7 @@ def _manifest(
         files=files,
         states=tuple(notes.states),
         left_out={reason: count for reason, count in sorted(notes.left_out.items()) if count},
+        slices=dict(sorted(notes.slices.items())),
     )
 
 

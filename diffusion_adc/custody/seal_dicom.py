@@ -60,10 +60,12 @@ class Notes:
     Attributes:
         states: Per series: its folder, the state of faces, the clinic's reason.
         left_out: Number of files that stay at the clinic, by reason.
+        slices: Number of slices that leave, by the series' folder.
     """
 
     states: list[dict[str, str]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    slices: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def _stage_series(
     head, texts, slices = SeriesHead(), 0, 0
     facts: dict[str, dict[str, Any]] = {}
     kinds: Counter[str] = Counter()
+    leaving: dict[str, int] = {}
     out.mkdir(parents=True, mode=0o700)
     for number, file in enumerate(_datasets(files, research_id), 1):
         dataset, path = file
@@ -173,6 +176,7 @@ def _stage_series(
             head.add(name, cleaned.dataset, image)
             texts, slices = texts + sum(has_text(frame) for frame in image), slices + len(image)
         kinds[cleaned.kind] += 1
+        leaving[name] = len(image)
         if cleaned.facts:
             facts[name] = cleaned.facts
     head.kind = max(kinds, key=lambda kind: kinds[kind]) if len(kinds) == 1 else "anatomy"
@@ -191,16 +195,18 @@ def _stage_series(
     for name in dropped:
         (out / name).unlink()
         facts.pop(name, None)
+        leaving.pop(name, None)
     notes.left_out["slices that show a face"] += len(dropped)
+    series = f"{research_id}/{out.parent.name}/{out.name}"
     if state != "none":
         reason = rules.faces.reason if state == "accepted" else ""
-        notes.states.append(
-            {"series": f"{research_id}/{out.parent.name}/{out.name}", "faces": state, "reason": reason}
-        )
-    kept = sum(kinds.values()) - len(dropped)
+        notes.states.append({"series": series, "faces": state, "reason": reason})
+    kept = len(leaving)
     if not kept:
         out.rmdir()
-    elif facts or state != "none":
+        return 0
+    notes.slices[series] = sum(leaving.values())
+    if facts or state != "none":
         write_json(out / SIDECAR, {"faces": state, "files": facts})
     return kept
 

@@ -26,12 +26,12 @@ from diffusion_adc.custody.redact import BY_HAND, PAGES, TEXTS, Names
 from diffusion_adc.domain.errors import UsageError
 from diffusion_adc.records import cohort as cohorts
 from diffusion_adc.records.atomic import sha256_file
+from diffusion_adc.records.maps import SCORE_SUMS
 
 STORE: Final = ".store"
 TRUTH: Final = ".truth"
 """Endings of the folders beside a cohort."""
 TRACKER: Final = "wandb"
-SCORES: Final = "scores.json"
 _KEPT: Final = frozenset({cohorts.WITHDRAWN, cohorts.AUDIT, cohorts.CERTIFICATES, cohorts.JOURNAL})
 _TABLES: Final = frozenset({"cases.csv", "clinical.csv", "cohort.json"})
 
@@ -316,9 +316,10 @@ class _Search:
         inside = any(run in (folder, *folder.parents) for run in self.used)
         if inside or str(manifest.get("checkpoint_sha256")) in self.checkpoints:
             self.traces.maps.append(folder)
-        if touched and (folder / SCORES).is_file():
-            # Scores are sums over cases: without the person they must be computed again.
-            self._delete("scores", folder / SCORES)
+        if touched:
+            # Sums over cases, and pictures of them: without the person they must be computed again.
+            for name in SCORE_SUMS:
+                self._delete("scores", folder / name)
 
     def _delete(self, kind: str, path: Path) -> None:
         if path.exists() or path.is_symlink():

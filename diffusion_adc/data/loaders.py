@@ -28,6 +28,7 @@ from diffusion_adc.data.collate import (
 )
 from diffusion_adc.data.patches import PatchChoice, PatchTable, patch_seed, uniforms
 from diffusion_adc.data.store import StoreEntry
+from diffusion_adc.data.watch import sent, watched
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.errors import UsageError
 
@@ -77,6 +78,7 @@ class PatchDataset(Dataset[Batch]):
         self._buffers, self._open = PatchBuffers.of(self.table.patch_size), OpenEntries()
 
     def _row(self, index: int) -> NDArray[np.float64]:
+        index = max(index, ~index)  # a repeated patch
         epoch, number = index >> _EPOCH_SHIFT, index & ((1 << _EPOCH_SHIFT) - 1)
         if epoch != self._epoch:
             self._rows = uniforms(self.seed, self.stream, epoch, self.patches_per_epoch)
@@ -105,9 +107,18 @@ class PatchDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once: every patch is copied straight into its place."""
+        return sent(lambda: self._batch(indices), lambda: self.case_indices(indices))
+
+    def case_indices(self, indices: Sequence[int]) -> list[int]:
+        """The case of each patch, as its row in the cohort."""
+        return [self.facts.facts[self.choice(index).entry].case_index for index in indices]
+
+    def _batch(self, indices: Sequence[int]) -> Batch:
         size = self.table.patch_size
         choices = [self.choice(index) for index in indices]
         batch = self.facts.batch([c.entry for c in choices], [location(c.start, size) for c in choices])
+        if min(indices) < 0:
+            batch[seq.COUNTS] = torch.tensor([float(index >= 0) for index in indices])
         images = torch.empty(len(choices), len(seq.CHANNELS), *size)
         presence = torch.empty(len(choices), 1, *size)
         with one_thread():
@@ -150,7 +161,11 @@ class CaseDataset(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The one case of a batch of one."""
         (index,) = indices
-        return self[index]
+        return sent(lambda: self[index], lambda: self.case_indices(indices))
+
+    def case_indices(self, indices: Sequence[int]) -> list[int]:
+        """The row of each case in the cohort."""
+        return [self.facts.facts[index].case_index for index in indices]
 
 
 class RankSequence(DistributedSampler[int]):
@@ -187,6 +202,45 @@ class RankSequence(DistributedSampler[int]):
 
     def __len__(self) -> int:
         return self.num_samples
+
+    def batch(self, number: int, size: int) -> list[int]:
+        """The indices of one batch of the epoch."""
+        base = self.epoch << _EPOCH_SHIFT if self.epochs else 0
+        numbers = range(self.rank, self.length, self.num_replicas)[number * size : (number + 1) * size]
+        return [base + index for index in numbers]
+
+
+class RankBatches(DistributedSampler[int]):
+    """Whole batches of a fixed order dealt to the ranks, as many to each, so that a mean over batches is the same
+    for any number of ranks.
+
+    Where they do not go round, a rank repeats the first batch with inverted indices (``~i``), which the dataset
+    marks as not counting.
+
+    Args:
+        length: Indices over all ranks.
+        rank: This process.
+        ranks: Processes.
+        batch_size: Indices per batch; the last one may hold fewer.
+    """
+
+    def __init__(self, length: int, rank: int, ranks: int, batch_size: int) -> None:
+        self.rank, self.num_replicas, self.epoch = rank, ranks, 0
+        self.shuffle, self.drop_last = False, False
+        batches = -(-length // batch_size)
+        self.indices: list[int] = []
+        for number in range(rank, -(-batches // ranks) * ranks, ranks):
+            if number < batches:
+                self.indices += range(number * batch_size, min(length, (number + 1) * batch_size))
+            else:
+                self.indices += [~index for index in range(min(length, batch_size))]
+        self.num_samples = self.total_size = len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
 class PatchLoader(DataLoader[Any]):
@@ -226,7 +280,13 @@ class PatchLoader(DataLoader[Any]):
             self.sampler.first = self._given * self.batch_size
         self._resume = None
         # Through `map`, which keeps no batch alive while the next one is made.
-        yield from map(self._counted, super().__iter__())
+        yield from map(self._counted, watched(super().__iter__(), self._awaited))
+
+    def _awaited(self) -> list[int]:
+        assert isinstance(self.sampler, RankSequence)
+        assert self.batch_size is not None
+        dataset: Any = self.dataset
+        return dataset.case_indices(self.sampler.batch(self._given, self.batch_size))
 
     def _counted(self, batch: Any) -> Any:
         self._given += 1

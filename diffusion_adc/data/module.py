@@ -19,6 +19,7 @@ from diffusion_adc.data.loaders import (
     CaseDataset,
     PatchDataset,
     PatchLoader,
+    RankBatches,
     RankSequence,
     loader_options,
 )
@@ -26,6 +27,7 @@ from diffusion_adc.data.patches import PatchTable
 from diffusion_adc.data.prepare import PreparedCase, Recipe, prepare_case
 from diffusion_adc.data.store import Store, StoreEntry
 from diffusion_adc.data.transforms import augmentation
+from diffusion_adc.data.watch import WatchedLoader
 from diffusion_adc.domain import clinical
 from diffusion_adc.domain.case import SPLITS, Case
 from diffusion_adc.domain.cohort import Cohort
@@ -243,8 +245,8 @@ class CohortDataModule(pl.LightningDataModule):
         dataset = PatchDataset(
             self._table("val"), self._entries["val"][1], self.val_patches, self.seed, VAL_STREAM
         )
-        sampler = RankSequence(self.val_patches, rank, ranks)
-        return DataLoader(
+        sampler = RankBatches(self.val_patches, rank, ranks, self.batch_size)
+        return WatchedLoader(
             dataset, batch_size=self.batch_size, sampler=sampler, **loader_options(self.workers)
         )
 
@@ -260,7 +262,7 @@ class CohortDataModule(pl.LightningDataModule):
         rank, ranks = self._ranks()
         entries, facts = self._entries[name]
         dataset = CaseDataset(entries, facts, with_presence=with_presence)
-        return DataLoader(
+        return WatchedLoader(
             dataset,
             batch_size=1,
             sampler=RankSequence(len(dataset), rank, ranks),

@@ -20,11 +20,10 @@ from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.errors import CaseError
 from diffusion_adc.domain.signal import two_point_adc
+from diffusion_adc.domain.units import ADC_CEILING
 
 SCALING_VERSION: Final = 1
 """Part of every store key: raise it whenever a figure or formula of this module changes."""
-ADC_CEILING: Final = 3.5
-"""1e-3 mm²/s; free water at body temperature is 3.0."""
 NOMINAL_B: Final = (50.0, 900.0)
 """s/mm², used for the common factor alone when the low b is missing and a b-value is unknown."""
 _ANATOMY_PERCENTILE: Final = 95.0

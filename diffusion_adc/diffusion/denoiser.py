@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from .path import RectifiedFlow, per_case
+from .path import NoisePath, per_case
 
 __all__ = ["Condition", "Denoiser", "LatentDenoiser", "PresenceDenoiser"]
 
@@ -52,14 +52,15 @@ class Denoiser(nn.Module, ABC):
     The network takes ``(z, level, maps, token)`` and returns a tensor of z's shape.
     """
 
-    def __init__(self, network: nn.Module, path: RectifiedFlow) -> None:
+    def __init__(self, network: nn.Module, path: NoisePath) -> None:
         super().__init__()
         self.network = network
         self.path = path
 
     def raw(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The network's output F for z (B, C, *s) scaled to unit variance (x_0 and noise both have it)."""
-        scale = torch.rsqrt((1 - t).square() + t.square())
+        a, sigma = self.path.coefficients(t)
+        scale = torch.rsqrt(a.square() + sigma.square())
         return self.network(
             z * per_case(scale, z), self.path.level(t), condition.maps, condition.token
         ).float()
@@ -89,15 +90,15 @@ class Denoiser(nn.Module, ABC):
 class LatentDenoiser(Denoiser):
     """``m = c_skip z + c_out F`` with unit data variance.
 
-    ``c_skip = (1 - t) / ((1 - t)^2 + t^2)`` is the best linear guess of x_0 from x_t; its residual has standard
-    deviation ``c_out = t / sqrt((1 - t)^2 + t^2)``, so that F's target has unit variance at every t.
+    ``c_skip = a / (a^2 + sigma^2)`` is the best linear guess of x_0 from x_t; its residual has standard deviation
+    ``c_out = sigma / sqrt(a^2 + sigma^2)``, so that F's target has unit variance at every t. On DDPM's path, where
+    ``a^2 + sigma^2 = 1``, that target is ``-v``: v-prediction.
     """
 
-    @staticmethod
-    def _coefficients(t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        t = per_case(t, like)
-        energy = (1 - t).square() + t.square()
-        return (1 - t) / energy, t * torch.rsqrt(energy)
+    def _coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        a, sigma = (per_case(c, like) for c in self.path.coefficients(t))
+        energy = a.square() + sigma.square()
+        return a / energy, sigma * torch.rsqrt(energy)
 
     def clean(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         skip, out = self._coefficients(t, z)
@@ -119,7 +120,7 @@ class PresenceDenoiser(Denoiser):
     def __init__(
         self,
         network: nn.Module,
-        path: RectifiedFlow,
+        path: NoisePath,
         encode: Callable[[Tensor], Tensor],
         decode: Callable[[Tensor], Tensor],
         ignorance: Callable[[], Tensor],

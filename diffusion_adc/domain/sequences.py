@@ -42,5 +42,8 @@ PRESENCE: Final = "presence"
 """float32 (B, 1, I, J, K): 1 where the voxel is part of the tumor map, else 0."""
 LOCATION: Final = "location"
 """int64 (B, 6): first and last voxel index of the patch in the prepared volume (TorchIO's order)."""
+COUNTS: Final = "counts"
+"""float32 (B,): 0 where a patch repeats another one so that all processes have as many batches, else 1. Absent
+where all count."""
 CASE_INDEX: Final = "case_index"
 """int64 (B,): row of the case in the cohort; never an identifier."""

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from diffusion_adc.domain.errors import CaseError, UsageError
 
+ADC_CEILING: Final = 3.5
+"""1e-3 mm²/s; free water at body temperature is 3.0. An ADC channel of a network's input is in units of it."""
+
 ADC_UNITS: Final[Mapping[str, float]] = {"1": 1e3, "1e-3": 1.0, "1e-6": 1e-3}
 """Factor from a stored ADC to 1e-3 mm²/s, by the unit's size in mm²/s."""
 

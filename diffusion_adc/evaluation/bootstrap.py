@@ -37,6 +37,15 @@ class Estimate:
         """Paired difference; both must come from the same `Bootstrap`."""
         return Estimate(self.value - other.value, self.replicates - other.replicates)
 
+    @staticmethod
+    def mean_of(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
+        """Weighted mean replicate by replicate: of training seeds scored on the same cases, or of cohorts."""
+        share = np.full(len(estimates), 1.0) if weights is None else np.asarray(weights, dtype=np.float64)
+        share = share / share.sum()
+        value = sum(w * e.value for w, e in zip(share, estimates, strict=True))
+        replicates = np.sum([w * e.replicates for w, e in zip(share, estimates, strict=True)], axis=0)
+        return Estimate(float(value), np.asarray(replicates, dtype=np.float64))
+
     def summary(self) -> dict[str, float | None]:
         """``{value, low95, high95}`` with None for what is undefined.
 
@@ -101,6 +110,21 @@ class Bootstrap:
         """Mean over the cases in which the value is defined (not NaN), (N,)."""
         return self.ratio(values, np.where(np.isfinite(values), 1.0, np.nan))
 
+    def median(self, values: NDArray[np.floating]) -> Estimate:
+        """Median over the cases in which the value is defined, (N,), each counted as often as it was drawn."""
+        known = np.isfinite(values)
+        if not known.any():
+            return self.estimate(np.full(self.weights.shape[0], np.nan))
+        order = np.argsort(values[known], kind="stable")
+        ranked = np.asarray(values, dtype=np.float64)[known][order]
+        upto = np.cumsum(self.weights[:, known][:, order], axis=1)
+        count = upto[:, -1:]
+        # The two middle ones of an even number, the middle one twice of an odd number; whole numbers throughout.
+        lower = (upto >= np.floor((count + 1) / 2)).argmax(axis=1)
+        upper = (upto >= np.floor(count / 2) + 1).argmax(axis=1)
+        middle = 0.5 * (ranked[lower] + ranked[upper])
+        return self.estimate(np.where(count[:, 0] > 0, middle, np.nan))
+
     def total(self, values: NDArray[np.floating]) -> Estimate:
         """Sum over cases, (N,); NaN counts as 0."""
         return self.estimate(self.sums(np.where(np.isfinite(values), values, 0.0)))
@@ -110,3 +134,23 @@ def divide(numerator: NDArray[np.floating], denominator: NDArray[np.floating]) -
     """Elementwise quotient, NaN where the denominator is not positive."""
     safe = np.where(denominator > 0, denominator, 1.0)
     return np.where(denominator > 0, numerator / safe, np.nan)
+
+
+def bootstrap_p(difference: Estimate) -> float | None:
+    """Two-sided p-value of no difference, from the replicates on either side of 0; None where undefined."""
+    known = difference.replicates[np.isfinite(difference.replicates)]
+    if known.size == 0 or not np.isfinite(difference.value):
+        return None
+    tail = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2.0 * (tail + 1) / (known.size + 1))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction; None stays None and counts for nothing."""
+    known = sorted((p, n) for n, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, n) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - rank) * p))
+        corrected[n] = highest
+    return corrected

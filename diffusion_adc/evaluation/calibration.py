@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, stats
 
 ECE_BINS: Final = 15
 """Equal-width bins of the expected calibration error (Guo et al., ICML 2017)."""
@@ -149,3 +149,17 @@ def split_half_variation(draws: NDArray[np.floating]) -> float:
     if a + b == 0:
         return float("nan")
     return 2.0 * (a - b) ** 2 / (a + b) ** 2
+
+
+def exact_binomial_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share (Clopper & Pearson, Biometrika 1934;26:404).
+
+    Raises:
+        ValueError: No trial, or more successes than trials.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes in {trials} trials")
+    tail = (1.0 - confidence) / 2.0
+    low = stats.beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
+    high = stats.beta.ppf(1.0 - tail, successes + 1, trials - successes) if successes < trials else 1.0
+    return float(low), float(high)

@@ -9,15 +9,24 @@ averaged over them. Voxels without a valid ADC take part in neither: no map can 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_adc.evaluation import agreement, calibration
+from diffusion_adc.evaluation import agreement, calibration, values
 from diffusion_adc.evaluation.baselines import Prediction
 from diffusion_adc.evaluation.calibration import Reliability
+from diffusion_adc.evaluation.drawn import (
+    DrawScores,
+    Recalibrated,
+    arm_crps,
+    draw_gadc,
+    draw_volumes,
+    mean_known,
+    recalibrated,
+    score_draws,
+)
 from diffusion_adc.evaluation.lesions import (
     LOWEST_LEVEL,
     Matching,
@@ -26,104 +35,13 @@ from diffusion_adc.evaluation.lesions import (
     lesion_candidates,
     match_lesions,
 )
-from diffusion_adc.inference.intervals import order_statistic_interval
+from diffusion_adc.evaluation.presence import LesionPresence, lesion_presence
+from diffusion_adc.evaluation.reference import Reference
+from diffusion_adc.evaluation.surface import one_voxel_mm, surface_distances
+from diffusion_adc.inference.lesion_probability import RegionOutcomes, region_outcomes
+from diffusion_adc.inference.recalibration import Recalibration
 
-
-@dataclass(frozen=True)
-class Reference:
-    """What a case is scored against; arrays (I, J, K) on the case's grid.
-
-    Attributes:
-        case_id: The case.
-        research_id: The person, the unit of the bootstrap.
-        adc: float32, the scanner's ADC map, 1e-3 mm²/s.
-        valid: bool, where that map can be trusted.
-        readers: bool, presence in each reader's map, at least one.
-        lesions: bool, lesions for detection; the first reader's map if left out.
-        ignored: bool, ambiguous lesions that count neither way; None if there are none.
-        voxel_ml: Volume of a voxel, mL.
-        structures: uint8, number of the normal structure of each voxel, where it is known.
-        structure_names: Name by number.
-    """
-
-    case_id: str
-    research_id: str
-    adc: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    readers: Sequence[NDArray[np.bool_]]
-    voxel_ml: float
-    lesions: NDArray[np.bool_] | None = None
-    ignored: NDArray[np.bool_] | None = None
-    structures: NDArray[np.uint8] | None = None
-    structure_names: Mapping[int, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.readers:
-            raise ValueError(f"{self.case_id} has no reader's map to be scored against")
-
-    @cached_property
-    def readings(self) -> list[NDArray[np.bool_]]:
-        """Each reader's presence within the valid voxels."""
-        return [reading & self.valid for reading in self.readers]
-
-    @cached_property
-    def lesion_mask(self) -> NDArray[np.bool_]:
-        """Lesions for detection within the valid voxels."""
-        return self.readings[0] if self.lesions is None else self.lesions & self.valid
-
-    @cached_property
-    def ignored_mask(self) -> NDArray[np.bool_] | None:
-        """Ignored lesions within the valid voxels, without any voxel of a counted lesion."""
-        return None if self.ignored is None else self.ignored & self.valid & ~self.lesion_mask
-
-    @cached_property
-    def lesion_labels(self) -> NDArray[np.int32]:
-        """Lesions numbered as 26-connected components: lesions that touch are one, as in a map."""
-        return components(self.lesion_mask)[0]
-
-    @cached_property
-    def tdv_ml(self) -> list[float]:
-        """TDV of each reader's map, mL."""
-        return [agreement.total_diffusion_volume(r, self.valid, self.voxel_ml) for r in self.readings]
-
-    @cached_property
-    def gadc(self) -> list[float]:
-        """Global ADC of each reader's map, 1e-3 mm²/s; NaN for an empty one."""
-        return [agreement.global_adc(self.adc, r, self.valid) for r in self.readings]
-
-    @cached_property
-    def support(self) -> NDArray[np.bool_]:
-        """Voxels of any reference."""
-        union = self.lesion_mask.copy()
-        for more in (*self.readings, self.ignored_mask):
-            if more is not None:
-                union |= more
-        return union
-
-
-@dataclass(frozen=True)
-class DrawScores:
-    """Scores of the draws' TDV (mL) against every reader.
-
-    Attributes:
-        median, low, high: Median and order-statistic interval of the draws, mL.
-        crps: Fair CRPS, mean over readers, mL.
-        covered: Share of the readers inside the interval.
-        informative: Share of the readers for whom interval or reading is not simply zero.
-        informative_covered: Share of the readers that are both informative and covered.
-        half_variation: Squared coefficient of variation between halves of the draws.
-        pit: Randomized PIT of each reader.
-    """
-
-    median: float
-    low: float
-    high: float
-    crps: float
-    covered: float
-    informative: float
-    informative_covered: float
-    half_variation: float
-    pit: tuple[float, ...]
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -142,69 +60,139 @@ class Places:
 
 
 @dataclass(frozen=True)
+class SurfaceScores:
+    """Surfaces against the readers', mean over them: NSD at one voxel, HD95 and ASSD in mm.
+
+    ``hd95_worst`` counts a missed tumor, or tumor where there is none, as the volume's diagonal, mm.
+    """
+
+    nsd: float
+    hd95: float
+    hd95_worst: float
+    assd: float
+
+
+@dataclass(frozen=True)
 class CaseResult:
     """One row of the results; volumes in mL, ADC in 1e-3 mm²/s, undefined values NaN."""
 
     case_id: str
     research_id: str
+    tumor_free: bool
+    """Neither truth nor any reader holds tumor."""
     matching: Matching
     """At the operating point."""
     candidates: Places
     """Of the candidates at the operating point."""
     lesions: Places
     """Of the reference lesions."""
-    found_confidence: NDArray[np.float64]
-    """Confidence of every lesion found at or below the operating point."""
+    lesion_ml: NDArray[np.float64]
+    """Volume of each reference lesion."""
+    curve_found: NDArray[np.float64]
+    """Confidence credited to each reference lesion at or below the operating point, NaN where it is not found."""
     false_confidence: NDArray[np.float64]
     """Confidence of every false positive at or below the operating point."""
     dice: float
     dice_all_cases: float
+    surface: SurfaceScores
     fp_volume_ml: float
+    fp_by_structure_ml: Mapping[str, float]
+    """False-positive volume by normal structure, where the truth is known."""
     covered_ml: float
     reference_ml: float
     tdv_ml: float
-    tdv_reference_ml: float
+    tdv_readers_ml: tuple[float, ...]
     log_tdv_error: float
+    tdv_error_ml: float
+    """Mean absolute error over the readers: the CRPS of the map taken as a point forecast."""
     gadc: float
-    gadc_reference: float
+    gadc_readers: tuple[float, ...]
     gadc_error: float
+    gadc_selection_error: float
+    gadc_value_error: float
+    value_error: float
     bands_ml: dict[str, float]
+    bands_error_ml: dict[str, float]
+    histogram: dict[str, float]
+    histogram_reference: dict[str, float]
+    """Mean over the readers whose map holds tumor."""
     value_violations: int
     reliability: Reliability
+    presence: LesionPresence
+    regions: RegionOutcomes
+    """The map's regions at its threshold."""
     draws: DrawScores | None
+    recalibrated: Recalibrated
+    arm_crps: NDArray[np.float64]
+    """Near the lesions of each kind of planted ambiguity, mL."""
+    recall_missed: float
+    """Share of the readers' lesions missed at the threshold with a controlled miss rate."""
+    recall_false: float
+    """Regions at that threshold that meet no reader's lesion."""
+
+    @property
+    def found_confidence(self) -> NDArray[np.float64]:
+        """Confidence of every lesion found at or below the operating point."""
+        return self.curve_found[np.isfinite(self.curve_found)]
 
     @property
     def case_score(self) -> float:
         """Highest candidate confidence, 0 without candidates."""
         return float(max(self.found_confidence.max(initial=0.0), self.false_confidence.max(initial=0.0)))
 
+    @property
+    def tdv_reference_ml(self) -> float:
+        """Mean TDV of the readers: their consensus."""
+        return mean_known(self.tdv_readers_ml)
 
-def score_case(prediction: Prediction, reference: Reference, uniforms: Sequence[float]) -> CaseResult:
+    @property
+    def gadc_reference(self) -> float:
+        """Mean global ADC of the readers whose map holds tumor."""
+        return mean_known(self.gadc_readers)
+
+    @property
+    def point_crps(self) -> float:
+        """CRPS of TDV: of the draws, or of the map as a point forecast where there are none, mL."""
+        return self.tdv_error_ml if self.draws is None else self.draws.crps
+
+
+def score_case(
+    prediction: Prediction,
+    reference: Reference,
+    uniforms: Sequence[float],
+    corrections: Recalibration | None = None,
+) -> CaseResult:
     """Score one map of one case.
 
     Args:
         prediction: The map, on the reference's grid.
         reference: What it is scored against.
         uniforms: One uniform random number per reader, for the randomized PIT.
+        corrections: What validation cases recalibrate for this method.
 
     Raises:
         ValueError: If shapes differ or a probability lies outside [0, 1].
     """
+    corrections = corrections or Recalibration()
     shape = reference.adc.shape
     if prediction.tumor_adc.shape != shape or prediction.probability.shape != shape:
         raise ValueError(f"map of shape {prediction.tumor_adc.shape} for a case of shape {shape}")
     violations = agreement.value_violations(prediction.tumor_adc, reference.adc)
     presence = prediction.presence & reference.valid
-    cut = min(prediction.threshold, LOWEST_LEVEL)
-    support = presence | (prediction.probability >= cut) | reference.support
+    recall = corrections.recall_threshold
+    cut = min(prediction.threshold, LOWEST_LEVEL, 1.0 if recall is None else recall)
+    draws = prediction.draws
+    support = presence | (prediction.probability >= cut) | reference.support | (reference.objects[0] > 0)
     box = bounding_box(support, margin=1) or (slice(0, 1), slice(0, 1), slice(0, 1))
 
     inside, valid, adc = presence[box], reference.valid[box], reference.adc[box]
+    own_adc = np.where(inside, prediction.tumor_adc[box], np.float32(0.0))
     probability = np.where(valid, prediction.probability[box], np.float32(0.0))
     lesions = reference.lesion_mask[box]
     labels = reference.lesion_labels[box]
     ignored = None if reference.ignored_mask is None else reference.ignored_mask[box]
     readings = [reading[box] for reading in reference.readings]
+    drawn = None if draws is None else (draws[box] != 0) & valid[..., None]
     ml = reference.voxel_ml
 
     every = lesion_candidates(inside, probability, threshold=prediction.threshold)
@@ -213,46 +201,126 @@ def score_case(prediction: Prediction, reference: Reference, uniforms: Sequence[
     called = np.flatnonzero(every.confidence[:count] >= np.float32(prediction.lesion_threshold))
     renumbered = np.zeros(every.operating.size + 1, dtype=np.int32)
     renumbered[called + 1] = np.arange(1, called.size + 1)
-    found, count = renumbered[every.labels], int(called.size)
+    found = renumbered[every.labels]
     matching = match_lesions(found, every.confidence[called], labels, ignored)
     curve = matching
-    if count < every.operating.size:
+    if called.size < every.operating.size:
         curve = match_lesions(every.labels, every.confidence, labels, ignored)
+    regions = np.where(every.labels <= count, every.labels, 0)
     tdv = agreement.total_diffusion_volume(inside, valid, ml)
-    gadc = agreement.global_adc(adc, inside, valid)
+    gadc = agreement.global_adc(own_adc, inside, valid)
     covered, whole = agreement.covered_volume(inside, lesions, ml)
     sums = [
         calibration.reliability(probability, r, calibration.scored_region(r, inside, valid)) for r in readings
     ]
+    parts = [values.gadc_error_parts(own_adc, adc, inside, r) for r in reference.gadc]
+    bands = agreement.band_volumes(own_adc, inside, valid, ml)
+    reader_bands = [agreement.band_volumes(adc, r, valid, ml) for r in readings]
+    reader_histograms = [values.histogram_statistics(adc[r]) for r in readings]
+    tdv_draws, gadc_draws = np.array([tdv]), np.array([gadc])
+    if draws is not None:
+        tdv_draws = draw_volumes(draws, reference.valid, ml)
+        near = reference.valid & (draws != 0).any(axis=-1)
+        gadc_draws = draw_gadc(draws[near], reference.adc[near])
+    missed, false = _at_recall(probability, readings, recall)
     return CaseResult(
         case_id=reference.case_id,
         research_id=reference.research_id,
+        tumor_free=reference.tumor_free,
         matching=matching,
-        candidates=_places(found, count, box, reference),
-        lesions=_places(labels, matching.found.size, box, reference),
-        found_confidence=curve.found_confidence[curve.found],
+        candidates=_places(found, int(called.size), box, reference),
+        lesions=(where := _places(labels, matching.found.size, box, reference)),
+        lesion_ml=where.voxels.astype(np.float64) * ml,
+        curve_found=np.where(curve.found, curve.found_confidence, np.nan),
         false_confidence=curve.false_confidence,
-        dice=_mean([agreement.dice(r, inside) for r in readings]),
-        dice_all_cases=_mean([agreement.dice(r, inside, empties="all_cases") for r in readings]),
+        dice=mean_known([agreement.dice(r, inside) for r in readings]),
+        dice_all_cases=mean_known([agreement.dice(r, inside, empties="all_cases") for r in readings]),
+        surface=_surfaces(readings, inside, reference),
         fp_volume_ml=agreement.false_positive_volume(inside, lesions, ignored, ml),
+        fp_by_structure_ml=_by_structure(inside, lesions, ignored, box, reference),
         covered_ml=covered,
         reference_ml=whole,
         tdv_ml=tdv,
-        tdv_reference_ml=_mean(reference.tdv_ml),
-        log_tdv_error=_mean([agreement.log_tdv_error(tdv, r) for r in reference.tdv_ml]),
+        tdv_readers_ml=tuple(reference.tdv_ml),
+        log_tdv_error=mean_known([agreement.log_tdv_error(tdv, r) for r in reference.tdv_ml]),
+        tdv_error_ml=mean_known([abs(tdv - r) for r in reference.tdv_ml]),
         gadc=gadc,
-        gadc_reference=_mean(reference.gadc),
-        gadc_error=_mean([agreement.gadc_error(gadc, r) for r in reference.gadc]),
-        bands_ml=agreement.band_volumes(adc, inside, valid, ml),
+        gadc_readers=tuple(reference.gadc),
+        gadc_error=mean_known([agreement.gadc_error(gadc, r) for r in reference.gadc]),
+        gadc_selection_error=mean_known([part[0] for part in parts]),
+        gadc_value_error=mean_known([part[1] for part in parts]),
+        value_error=mean_known([values.value_error(own_adc, adc, inside & r) for r in readings]),
+        bands_ml=bands,
+        bands_error_ml={
+            band: mean_known([abs(volume - r[band]) for r in reader_bands]) for band, volume in bands.items()
+        },
+        histogram=values.histogram_statistics(own_adc[inside]),
+        histogram_reference={
+            name: mean_known([r[name] for r in reader_histograms]) for name in values.STATISTICS
+        },
         value_violations=violations,
         reliability=_mean_reliability(sums),
-        draws=None if prediction.draws is None else _score_draws(prediction.draws, reference, uniforms),
+        presence=lesion_presence(reference, box, own_adc, probability, drawn),
+        regions=region_outcomes(regions, count, readings, drawn, probability),
+        draws=None if draws is None else score_draws(draws, reference, uniforms),
+        recalibrated=recalibrated(tdv_draws, gadc_draws, reference, corrections.tdv, corrections.gadc),
+        arm_crps=arm_crps(reference, presence, draws if draws is None or draws.shape[-1] > 1 else None),
+        recall_missed=missed,
+        recall_false=false,
     )
 
 
-def _places(
-    labels: NDArray[np.int32], count: int, box: tuple[slice, slice, slice], reference: Reference
-) -> Places:
+def _surfaces(
+    readings: Sequence[NDArray[np.bool_]], presence: NDArray[np.bool_], reference: Reference
+) -> SurfaceScores:
+    spacing = reference.spacing_mm
+    found = [surface_distances(reading, presence, spacing) for reading in readings]
+    tolerance = one_voxel_mm(spacing)
+    diagonal = float(np.linalg.norm(np.multiply(reference.adc.shape, spacing)))
+    hd95 = [f.hausdorff() for f in found]
+    one_empty = [(f.n_presence == 0) != (f.n_reference == 0) for f in found]
+    return SurfaceScores(
+        nsd=mean_known([f.surface_dice(tolerance) for f in found]),
+        hd95=mean_known(hd95),
+        hd95_worst=mean_known([diagonal if e else h for e, h in zip(one_empty, hd95, strict=True)]),
+        assd=mean_known([f.mean_distance() for f in found]),
+    )
+
+
+def _by_structure(
+    presence: NDArray[np.bool_],
+    lesions: NDArray[np.bool_],
+    ignored: NDArray[np.bool_] | None,
+    box: Box,
+    reference: Reference,
+) -> dict[str, float]:
+    if reference.structures is None:
+        return {}
+    wrong = presence & ~lesions if ignored is None else presence & ~lesions & ~ignored
+    counts = np.bincount(reference.structures[box][wrong].ravel(), minlength=256)
+    return {
+        reference.structure_names.get(int(number), str(number)): float(counts[number]) * reference.voxel_ml
+        for number in np.flatnonzero(counts)
+    }
+
+
+def _at_recall(
+    probability: NDArray[np.floating], readings: Sequence[NDArray[np.bool_]], threshold: float | None
+) -> tuple[float, float]:
+    """Share of the readers' lesions whose peak lies below a threshold, and regions there that meet none."""
+    if threshold is None:
+        return float("nan"), float("nan")
+    kept, count = components(probability >= np.float32(threshold))
+    shares, false = [], []
+    for reading in readings:
+        labels, number = components(reading)
+        met = np.unique(labels[(kept > 0) & (labels > 0)])
+        shares.append((number - met.size) / number if number else float("nan"))
+        false.append(float(count - np.unique(kept[(kept > 0) & reading]).size))
+    return mean_known(shares), mean_known(false)
+
+
+def _places(labels: NDArray[np.int32], count: int, box: Box, reference: Reference) -> Places:
     index = np.nonzero(labels)
     number = labels[index] - 1
     voxels = np.bincount(number, minlength=count).astype(np.int64)
@@ -270,42 +338,6 @@ def _places(
     largest = dict(zip((ascending // 256).tolist(), (ascending % 256).tolist(), strict=True))
     names = reference.structure_names
     return Places(voxels, center, tuple(names.get(largest.get(n, 0), "") for n in range(count)))
-
-
-def draw_volumes(
-    draws: NDArray[np.generic], valid: NDArray[np.bool_], voxel_ml: float
-) -> NDArray[np.float64]:
-    """TDV in mL of each draw, (I, J, K, D) → (D,), over the valid voxels."""
-    return np.count_nonzero(draws[valid], axis=0) * voxel_ml
-
-
-def _score_draws(
-    draws: NDArray[np.generic], reference: Reference, uniforms: Sequence[float]
-) -> DrawScores | None:
-    if draws.shape[-1] < 2:
-        return None
-    tdv = draw_volumes(draws, reference.valid, reference.voxel_ml)
-    low, high, _ = order_statistic_interval(tdv)
-    readers = reference.tdv_ml
-    covered = [low <= r <= high for r in readers]
-    informative = [high > 0 or r > 0 for r in readers]
-    return DrawScores(
-        median=float(np.median(tdv)),
-        low=low,
-        high=high,
-        crps=_mean([calibration.fair_crps(tdv, r) for r in readers]),
-        covered=_mean(covered),
-        informative=_mean(informative),
-        informative_covered=_mean([c and i for c, i in zip(covered, informative, strict=True)]),
-        half_variation=calibration.split_half_variation(tdv),
-        pit=tuple(calibration.randomized_pit(tdv, r, u) for r, u in zip(readers, uniforms, strict=True)),
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Mean over the readers for whom the value is defined; NaN if there are none."""
-    known = [float(v) for v in values if np.isfinite(v)]
-    return sum(known) / len(known) if known else float("nan")
 
 
 def _mean_reliability(sums: Sequence[Reliability]) -> Reliability:

@@ -8,7 +8,8 @@ Keys and units (`UNITS` holds them for tables):
   lesions and candidates of all cases pooled; ``lesion_ap``, ``froc_*``: over all confidences;
   ``case_auroc``: by the highest confidence of each case.
 - ``fp_volume_ml``: mean per case; ``fp_volume_reduction_vs_B2``: 1 − ΣFP/ΣFP of the clinical rule;
-  ``volume_sensitivity``: covered share of the pooled lesion volume.
+  ``volume_sensitivity``: covered share of the pooled lesion volume; ``volume_sensitivity_vs_B2``: as a share of the
+  clinical rule's.
 - ``log_tdv_error``: mean of |ln((TDV + 0.1 mL)/(TDV_ref + 0.1 mL))|, tumor-free cases included;
   ``gadc_error``: mean absolute error in percent of the reader's gADC.
 - ``value_violations``: voxels that are neither 0 nor the scanner's value, all cases together.
@@ -16,20 +17,30 @@ Keys and units (`UNITS` holds them for tables):
   pooled over cases; the region is each method's own.
 - from draws: ``tdv_crps`` (mL), ``tdv_coverage80`` and the same without cases in which interval and reading
   are zero (``tdv_coverage80_informative``), ``tdv_width80`` (mL), ``seed_cov_tdv`` (percent, root mean
-  square coefficient of variation between two disjoint halves of the draws, seeds of the same run).
+  square coefficient of variation between two disjoint halves of the draws, seeds of the same run); the same of the
+  global ADC (``gadc_…``, 1e-3 mm²/s) and ``energy_distance`` between draws and readings.
+- recalibrated on validation cases, with or without draws: ``tdv_coverage80_calibrated``, ``tdv_width80_calibrated`` and
+  the same of the global ADC. ``tdv_coverage80_exact`` (``…_calibrated_exact``): first readers only, whose ``low95`` and
+  ``high95`` are the exact binomial interval (Clopper & Pearson, Biometrika 1934;26:404).
+- lesions as a whole: ``lesion_brier`` and ``lesion_ece`` of the probability that a reader keeps each lesion that exists;
+  ``region_…`` of the probability that a region of the map meets a reader's lesion, as drawn and recalibrated.
+- ``crps_<arm>``: CRPS of the volume near the lesions of that planted ambiguity, mL; without draws the absolute error.
+
+Further keys are described where they are made: `strata`, `quantities`, `malignancy`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_adc.evaluation import malignancy, quantities, strata
 from diffusion_adc.evaluation.bootstrap import Bootstrap, Estimate
-from diffusion_adc.evaluation.calibration import expected_calibration_error
-from diffusion_adc.evaluation.case import CaseResult, DrawScores
+from diffusion_adc.evaluation.calibration import exact_binomial_interval, expected_calibration_error
+from diffusion_adc.evaluation.case import CaseResult
 from diffusion_adc.evaluation.detection import (
     FROC_RATES,
     average_precision,
@@ -37,6 +48,9 @@ from diffusion_adc.evaluation.detection import (
     curve_counts,
     froc,
 )
+from diffusion_adc.evaluation.drawn import DrawScores
+from diffusion_adc.evaluation.presence import LESION_BINS
+from diffusion_adc.evaluation.reference import ARMS
 
 MODEL: Final = "model"
 EMPTY: Final = "B0"
@@ -61,6 +75,7 @@ UNITS: Final[dict[str, str]] = {
     "fp_volume_ml": "mL",
     "fp_volume_reduction_vs_B2": "",
     "volume_sensitivity": "",
+    "volume_sensitivity_vs_B2": "",
     "log_tdv_error": "",
     "gadc_error": "%",
     "value_violations": "voxels",
@@ -72,19 +87,46 @@ UNITS: Final[dict[str, str]] = {
     "tdv_width80": "mL",
     "seed_cov_tdv": "%",
     **{f"froc_{rate:g}": "" for rate in FROC_RATES},
+    "tdv_coverage80_exact": "",
+    "gadc_crps": "1e-3 mm²/s",
+    "gadc_coverage80": "",
+    "gadc_width80": "1e-3 mm²/s",
+    "energy_distance": "",
+    "tdv_coverage80_calibrated": "",
+    "tdv_coverage80_calibrated_exact": "",
+    "tdv_width80_calibrated": "mL",
+    "gadc_coverage80_calibrated": "",
+    "gadc_width80_calibrated": "1e-3 mm²/s",
+    "lesion_brier": "",
+    "lesion_ece": "",
+    "region_brier": "",
+    "region_ece": "",
+    "region_brier_calibrated": "",
+    "region_ece_calibrated": "",
+    **{f"crps_{arm}": "mL" for arm in ARMS},
+    **strata.KEYS,
+    **quantities.KEYS,
+    **malignancy.KEYS,
 }
 """Unit of each score; an empty one is a share or a plain number."""
 
-DRAW_KEYS: Final = (
-    "tdv_crps", "tdv_coverage80", "tdv_coverage80_informative", "tdv_width80", "seed_cov_tdv",
-)  # fmt: skip
-"""Scores that only a method with joint draws has."""
+ALWAYS: Final = tuple(UNITS)[: tuple(UNITS).index("tdv_crps")] + tuple(
+    f"froc_{rate:g}" for rate in FROC_RATES
+)
+"""Scores that every method has, undefined ones as None; the others are there where they can be measured."""
 
-Results = Sequence[CaseResult | None]
-"""One entry per case of the cohort; None where the method could not be applied."""
+Results = strata.Results
 
 
-def estimates(results: Results, bootstrap: Bootstrap, rule: Results | None = None) -> dict[str, Estimate]:
+Corrector = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def estimates(
+    results: Results,
+    bootstrap: Bootstrap,
+    rule: Results | None = None,
+    lesion: Corrector | None = None,
+) -> dict[str, Estimate]:
     """Every score of one method with its bootstrap replicates.
 
     Two methods scored on the same cases and `bootstrap` may be subtracted key by key: the difference is
@@ -94,6 +136,7 @@ def estimates(results: Results, bootstrap: Bootstrap, rule: Results | None = Non
         results: One result per case, in the order of the bootstrap's research IDs.
         bootstrap: Resampling weights.
         rule: The clinical rule's results on the same cases, for the reduction of false positives.
+        lesion: Recalibration of a region's probability, fitted on validation cases.
 
     Raises:
         ValueError: If the number of results is not that of the bootstrap's cases.
@@ -112,6 +155,9 @@ def estimates(results: Results, bootstrap: Bootstrap, rule: Results | None = Non
     if rule is not None:
         left = bootstrap.ratio(fp_ml, column(lambda r: r.fp_volume_ml, rule))
         scores["fp_volume_reduction_vs_B2"] = Estimate(1.0 - left.value, 1.0 - left.replicates)
+        scores["volume_sensitivity_vs_B2"] = bootstrap.ratio(
+            column(lambda r: r.covered_ml), column(lambda r: r.covered_ml, rule)
+        )
     scores["volume_sensitivity"] = bootstrap.ratio(
         column(lambda r: r.covered_ml), column(lambda r: r.reference_ml)
     )
@@ -121,15 +167,33 @@ def estimates(results: Results, bootstrap: Bootstrap, rule: Results | None = Non
     scores |= _calibration(results, column, bootstrap)
     if any(r is not None and r.draws is not None for r in results):
         scores |= _draws(results, bootstrap)
+    scores |= _recalibrated(results, column, bootstrap)
+    scores |= _lesions(results, bootstrap, lesion)
+    for n, arm in enumerate(ARMS):
+        near = column(_near_arm(n))
+        if np.isfinite(near).any():
+            scores[f"crps_{arm}"] = bootstrap.mean(near)
+    scores |= strata.strata_scores(results, bootstrap)
+    scores |= quantities.quantity_scores(results, bootstrap)
+    scores |= malignancy.malignancy_scores(results, bootstrap)
     return scores
 
 
-def method_scores(results: Results, bootstrap: Bootstrap, rule: Results | None = None) -> Scores:
+def method_scores(
+    results: Results,
+    bootstrap: Bootstrap,
+    rule: Results | None = None,
+    lesion: Corrector | None = None,
+) -> Scores:
     """The scores of one method as they are stored: ``{value, low95, high95}`` by key, None where undefined."""
-    found = estimates(results, bootstrap, rule)
-    wanted = [key for key in UNITS if key not in DRAW_KEYS or key in found]
+    found = estimates(results, bootstrap, rule, lesion)
     undefined = Estimate(float("nan"), np.zeros(0))
-    scores: Scores = {key: found.get(key, undefined).summary() for key in wanted}
+    scores: Scores = {
+        key: found.get(key, undefined).summary()
+        for key in UNITS
+        if key in ALWAYS or (key in found and np.isfinite(found[key].value))
+    }
+    scores |= _exact_coverages(results)
     count = float(sum(r is not None for r in results))
     scores["n_cases"] = {"value": count, "low95": None, "high95": None}
     return scores
@@ -189,6 +253,73 @@ def _calibration(results: Results, column: Column, bootstrap: Bootstrap) -> dict
     }
 
 
+def _recalibrated(results: Results, column: Column, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    return {
+        "tdv_coverage80_calibrated": bootstrap.mean(column(lambda r: r.recalibrated.tdv_covered)),
+        "tdv_width80_calibrated": bootstrap.mean(
+            column(lambda r: r.recalibrated.tdv_high - r.recalibrated.tdv_low)
+        ),
+        "gadc_coverage80_calibrated": bootstrap.mean(column(lambda r: r.recalibrated.gadc_covered)),
+        "gadc_width80_calibrated": bootstrap.mean(
+            column(lambda r: r.recalibrated.gadc_high - r.recalibrated.gadc_low)
+        ),
+    }
+
+
+def _near_arm(n: int) -> Callable[[CaseResult], float]:
+    return lambda result: float(result.arm_crps[n])
+
+
+def _exact_coverages(results: Results) -> Scores:
+    """Coverage of the first readers, one yes or no per case, with the exact binomial interval."""
+    known = [r for r in results if r is not None]
+    inside: dict[str, list[float]] = {
+        "tdv_coverage80_exact": [
+            float(r.draws.low <= r.tdv_readers_ml[0] <= r.draws.high) for r in known if r.draws
+        ],
+        "tdv_coverage80_calibrated_exact": [
+            r.recalibrated.tdv_first_covered for r in known if np.isfinite(r.recalibrated.tdv_first_covered)
+        ],
+    }
+    scores: Scores = {}
+    for key, covered in inside.items():
+        if covered:
+            low, high = exact_binomial_interval(int(sum(covered)), len(covered))
+            scores[key] = {"value": float(sum(covered)) / len(covered), "low95": low, "high95": high}
+    return scores
+
+
+def _lesions(results: Results, bootstrap: Bootstrap, lesion: Corrector | None) -> dict[str, Estimate]:
+    nothing = np.zeros(0)
+    presences = [
+        (nothing, nothing) if r is None else (r.presence.probability, r.presence.kept) for r in results
+    ]
+    regions = [(nothing, nothing) if r is None else (r.regions.probability, r.regions.meets) for r in results]
+    groups = {"lesion": presences, "region": regions}
+    if lesion is not None:
+        groups["region_calibrated"] = [(lesion(p) if p.size else p, y) for p, y in regions]
+    scores: dict[str, Estimate] = {}
+    for name, pairs in groups.items():
+        kind, _, suffix = name.partition("_")
+        ending = f"_{suffix}" if suffix else ""
+        # Several readers: the mean over them of (p − kept)², each kept being 0 or 1.
+        squared = np.array([(p * p - 2.0 * p * y + y).sum() for p, y in pairs])
+        count = np.array([float(p.size) for p, _ in pairs])
+        bins = [_binned(p, y) for p, y in pairs]
+        sums = [bootstrap.sums(np.stack([b[n] for b in bins])) for n in range(3)]
+        scores[f"{kind}_brier{ending}"] = bootstrap.ratio(squared, count)
+        scores[f"{kind}_ece{ending}"] = bootstrap.estimate(expected_calibration_error(*sums))
+    return scores
+
+
+def _binned(p: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    index = np.minimum((p * LESION_BINS).astype(np.int64), LESION_BINS - 1)
+    return tuple(
+        np.bincount(index, weights=w, minlength=LESION_BINS).astype(np.float64)
+        for w in (np.ones(p.size), p, y)
+    )
+
+
 def _draws(results: Results, bootstrap: Bootstrap) -> dict[str, Estimate]:
     rows = [None if r is None else r.draws for r in results]
 
@@ -203,113 +334,9 @@ def _draws(results: Results, bootstrap: Bootstrap) -> dict[str, Estimate]:
             column(lambda d: d.informative_covered), column(lambda d: d.informative)
         ),
         "tdv_width80": bootstrap.mean(column(lambda d: d.high - d.low)),
+        "gadc_crps": bootstrap.mean(column(lambda d: d.gadc_crps)),
+        "gadc_coverage80": bootstrap.mean(column(lambda d: d.gadc_covered)),
+        "gadc_width80": bootstrap.mean(column(lambda d: d.gadc_high - d.gadc_low)),
+        "energy_distance": bootstrap.mean(column(lambda d: d.energy_distance)),
         "seed_cov_tdv": Estimate(100.0 * np.sqrt(squared.value), 100.0 * np.sqrt(squared.replicates)),
     }
-
-
-CASE_COLUMNS: Final = (
-    "method", "case_id", "lesions", "hits", "misses", "false_positives", "dice", "dice_all_cases",
-    "fp_volume_ml", "covered_ml", "reference_ml", "tdv_ml", "tdv_reference_ml", "log_tdv_error", "gadc",
-    "gadc_reference", "gadc_error", "band_0.4-0.9_ml", "band_0.9-1.4_ml", "band_1.4-1.8_ml",
-    "value_violations", "tdv_median_ml", "tdv_low80_ml", "tdv_high80_ml", "tdv_crps_ml", "tdv_covered80",
-    "tdv_pit",
-)  # fmt: skip
-
-LESION_COLUMNS: Final = (
-    "method", "case_id", "kind", "number", "outcome", "partner", "confidence", "iou", "volume_ml",
-    "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "structure",
-)  # fmt: skip
-
-
-_CENTROID: Final = ("centroid_r_mm", "centroid_a_mm", "centroid_s_mm")
-
-
-def case_row(method: str, result: CaseResult) -> dict[str, Any]:
-    """One line of cases.csv; undefined values are empty. Several readers' PIT are joined by ``;``."""
-    row: dict[str, Any] = {
-        "method": method,
-        "case_id": result.case_id,
-        "lesions": result.matching.hits + result.matching.misses,
-        "hits": result.matching.hits,
-        "misses": result.matching.misses,
-        "false_positives": result.matching.false_positives,
-        "dice": result.dice,
-        "dice_all_cases": result.dice_all_cases,
-        "fp_volume_ml": result.fp_volume_ml,
-        "covered_ml": result.covered_ml,
-        "reference_ml": result.reference_ml,
-        "tdv_ml": result.tdv_ml,
-        "tdv_reference_ml": result.tdv_reference_ml,
-        "log_tdv_error": result.log_tdv_error,
-        "gadc": result.gadc,
-        "gadc_reference": result.gadc_reference,
-        "gadc_error": result.gadc_error,
-        "value_violations": result.value_violations,
-        **{f"band_{band}_ml": volume for band, volume in result.bands_ml.items()},
-    }
-    if result.draws is not None:
-        row |= {
-            "tdv_median_ml": result.draws.median,
-            "tdv_low80_ml": result.draws.low,
-            "tdv_high80_ml": result.draws.high,
-            "tdv_crps_ml": result.draws.crps,
-            "tdv_covered80": result.draws.covered,
-            "tdv_pit": ";".join(f"{u:.4f}" for u in result.draws.pit),
-        }
-    return {name: _cell(row.get(name, "")) for name in CASE_COLUMNS}
-
-
-def lesion_rows(
-    method: str, result: CaseResult, affine: NDArray[np.floating], voxel_ml: float
-) -> list[dict[str, Any]]:
-    """Lines of lesions.csv: the reference lesions, then the candidates of the map at its operating point.
-
-    ``structure`` says in which normal structure a candidate lies, where the truth is known: which mimic was
-    taken for tumor.
-
-    Args:
-        method: The method's id.
-        result: Its result on the case.
-        affine: (4, 4), voxel index to RAS+ mm.
-        voxel_ml: Volume of a voxel, mL.
-    """
-    match = result.matching
-    partner = {int(p): n + 1 for n, p in enumerate(match.partner) if p}
-    references = [
-        {
-            "kind": "reference",
-            "outcome": "found" if found else "missed",
-            "partner": partner.get(n + 1, ""),
-            "confidence": match.found_confidence[n] if found else "",
-            "iou": match.found_iou[n],
-        }
-        for n, found in enumerate(match.found)
-    ]
-    candidates = [
-        {
-            "kind": "candidate",
-            "outcome": outcome,
-            "partner": int(match.partner[n]) or "",
-            "confidence": match.confidence[n],
-            "iou": match.candidate_iou[n],
-        }
-        for n, outcome in enumerate(match.outcome)
-    ]
-    matrix = np.asarray(affine, dtype=np.float64)
-    rows: list[dict[str, Any]] = []
-    for group, places in ((references, result.lesions), (candidates, result.candidates)):
-        centroids = places.center @ matrix[:3, :3].T + matrix[:3, 3]
-        for n, fields in enumerate(group):
-            row = {"method": method, "case_id": result.case_id, "number": n + 1, **fields}
-            row["volume_ml"] = places.voxels[n] * voxel_ml
-            row |= zip(_CENTROID, centroids[n], strict=True)
-            row["structure"] = places.structure[n]
-            rows.append({name: _cell(row[name]) for name in LESION_COLUMNS})
-    return rows
-
-
-def _cell(value: Any) -> Any:
-    """A table's cell: empty for an undefined number, six significant digits for the others."""
-    if isinstance(value, float | np.floating):
-        return "" if not np.isfinite(value) else f"{float(value):.6g}"
-    return value

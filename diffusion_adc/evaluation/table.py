@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from diffusion_adc.evaluation.bars import Bar, bars, format_bars
 from diffusion_adc.evaluation.scores import (
     BASE_HEAD,
     EMPTY,
@@ -26,11 +27,6 @@ METHOD_NAMES: Final[Mapping[str, str]] = {
 }
 
 INTERVAL_NOTE: Final = "[95 % interval over persons, none where all replicates agree]"
-
-FP_REDUCTION_BAR: Final = 0.80
-"""False-positive volume to be cut against the clinical rule."""
-SENSITIVITY_BAR: Final = 0.90
-"""Share of the clinical rule's volume sensitivity to be kept."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,8 @@ DETECTION_COLUMNS: Final = (
 )
 QUANTITY_COLUMNS: Final = (
     Column("dice", "Dice"),
+    Column("nsd_1voxel", "NSD 1 voxel"),
+    Column("hd95", "HD95 (mm)", 1),
     Column("log_tdv_error", "|Δ ln TDV|"),
     Column("gadc_error", "gADC error (%)", 1),
     Column("brier", "Brier", 3),
@@ -77,10 +75,52 @@ DRAW_COLUMNS: Final = (
     Column("tdv_width80", "80 % width (mL)", 1),
     Column("seed_cov_tdv", "half-to-half CoV (%)", 1),
 )
+CALIBRATED_COLUMNS: Final = (
+    Column("tdv_coverage80_calibrated", "TDV coverage (%)", 0, 100.0),
+    Column("tdv_width80_calibrated", "TDV width (mL)", 1),
+    Column("gadc_coverage80_calibrated", "gADC coverage (%)", 0, 100.0),
+    Column("gadc_width80_calibrated", "gADC width", 2),
+    Column("region_ece", "region ECE as drawn", 3),
+    Column("region_ece_calibrated", "region ECE", 3),
+    Column("miss_rate_controlled", "missed at ≤ 10 % (%)", 0, 100.0),
+    Column("fp_at_controlled_miss_rate", "FP there", 1),
+)
+AGREEMENT_COLUMNS: Final = (
+    Column("tdv_log_bias", "ln TDV bias"),
+    Column("tdv_log_icc", "ln TDV ICC(2,1)"),
+    Column("tdv_log_ccc", "ln TDV CCC"),
+    Column("gadc_bias", "gADC bias", 3),
+    Column("gadc_icc", "gADC ICC(2,1)"),
+    Column("gadc_ccc", "gADC CCC"),
+    Column("lesion_brier", "lesion Brier", 3),
+    Column("energy_distance", "energy distance", 3),
+)
+STRATA_COLUMNS: Final = (
+    Column("lesion_sensitivity_lt0.2ml", "< 0.2 mL"),
+    Column("lesion_sensitivity_0.2-1ml", "0.2–1 mL"),
+    Column("lesion_sensitivity_1-5ml", "1–5 mL"),
+    Column("lesion_sensitivity_ge5ml", "≥ 5 mL"),
+    Column("froc_0.5_ge1ml", "≥ 1 mL at 0.5 FP"),
+    Column("patient_sensitivity", "per patient"),
+    Column("specificity_0ml", "free at 0 mL (%)", 0, 100.0),
+    Column("specificity_1ml", "free at 1 mL (%)", 0, 100.0),
+)
+GRADE_COLUMNS: Final = (
+    Column("grade_lesions", "lesions", 0),
+    Column("grade_auroc_median", "AUROC median"),
+    Column("grade_auroc_p10", "AUROC p10"),
+    Column("grade_auroc_share_0.4-0.9", "AUROC share 0.4–0.9"),
+    Column("grade_spearman_median", "Spearman median"),
+    Column("grade_spearman_p10", "Spearman p10"),
+)
 BLOCKS: Final = (
     ("Detection", DETECTION_COLUMNS),
     ("Quantities", QUANTITY_COLUMNS),
     ("Intervals of the draws", DRAW_COLUMNS),
+    ("Recalibrated on validation cases", CALIBRATED_COLUMNS),
+    ("Agreement with the readers' consensus", AGREEMENT_COLUMNS),
+    ("Lesion sensitivity by volume, and cases without tumor", STRATA_COLUMNS),
+    ("Grade of untreated lesions", GRADE_COLUMNS),
 )
 
 
@@ -93,8 +133,8 @@ def table_blocks(scores: Mapping[str, Scores]) -> list[Block]:
     for title, columns in BLOCKS:
         rows = []
         for method in _ordered(scores):
-            cells = [_cell(scores[method].get(column.key), column) for column in columns]
-            if any(cell != "–" for cell in cells):
+            cells = [cell(scores[method].get(column.key), column) for column in columns]
+            if any(text != "–" for text in cells):
                 rows.append((_label(method), *cells))
         if rows:
             blocks.append(Block(title, ("method", *(c.heading for c in columns)), tuple(rows)))
@@ -108,18 +148,20 @@ def format_table(scores: Mapping[str, Scores]) -> str:
     """
     lines = [f"{_cases(scores)}; {INTERVAL_NOTE}"]
     for block in table_blocks(scores):
-        table = [block.heading, *block.rows]
-        width = [max(len(row[c]) for row in table) for c in range(len(block.heading))]
-        lines += ["", block.title]
-        for number, row in enumerate(table):
-            cells = [
-                row[0].ljust(width[0]),
-                *(cell.rjust(w) for cell, w in zip(row[1:], width[1:], strict=True)),
-            ]
-            lines.append("  ".join(cells).rstrip())
-            if number == 0:
-                lines.append("  ".join("-" * w for w in width))
+        lines += ["", block.title, *aligned([block.heading, *block.rows])]
     return "\n".join(lines)
+
+
+def aligned(table: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of a table with a ruled heading, the first column to the left and the others to the right."""
+    width = [max(len(row[c]) for row in table) for c in range(len(table[0]))]
+    lines = []
+    for number, row in enumerate(table):
+        cells = [row[0].ljust(width[0]), *(c.rjust(w) for c, w in zip(row[1:], width[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+        if number == 0:
+            lines.append("  ".join("-" * w for w in width))
+    return lines
 
 
 def format_markdown(scores: Mapping[str, Scores]) -> str:
@@ -136,77 +178,14 @@ def format_markdown(scores: Mapping[str, Scores]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One bar: what was asked, what was measured, whether it was reached (None: could not be judged)."""
-
-    asked: str
-    measured: str
-    reached: bool | None
-
-
-def verdicts(scores: Mapping[str, Scores]) -> list[Verdict]:
-    """The model against its bars, whichever way they fall.
-
-    False-positive volume cut by at least 80 % against the clinical rule (B2) while at least 90 % of its
-    volume sensitivity is kept; lesion F1 above the rule's and not below the interval of the base head (B3);
-    no value violation. Coverage is reported without a bar. Where the oracle was scored, what it reaches
-    stands beside each figure: no model can do better than the complete law of the readers.
-    """
-
-    def of(method: str, key: str, part: str = "value") -> float | None:
-        return scores.get(method, {}).get(key, {}).get(part)
-
-    cut = of(MODEL, "fp_volume_reduction_vs_B2")
-    kept, rule_kept = of(MODEL, "volume_sensitivity"), of(RULE, "volume_sensitivity")
-    share = _quotient(kept, rule_kept)
-
-    def beside(value: float | None, form: str) -> str:
-        return "" if value is None else f" (Oracle {form.format(value)})"
-
-    best_share = _quotient(of(ORACLE, "volume_sensitivity"), rule_kept)
-    f1, rule_f1, head_low = of(MODEL, "lesion_f1"), of(RULE, "lesion_f1"), of(BASE_HEAD, "lesion_f1", "low95")
-    wrong = of(MODEL, "value_violations")
-    coverage = of(MODEL, "tdv_coverage80")
-    return [
-        Verdict(
-            f"false-positive volume cut ≥ {FP_REDUCTION_BAR:.0%} against the clinical rule",
-            _shown(cut, "{:.1%}") + beside(of(ORACLE, "fp_volume_reduction_vs_B2"), "{:.1%}"),
-            None if cut is None else cut >= FP_REDUCTION_BAR,
-        ),
-        Verdict(
-            f"volume sensitivity ≥ {SENSITIVITY_BAR:.0%} of the clinical rule's",
-            _shown(share, "{:.1%}") + beside(best_share, "{:.1%}"),
-            None if share is None else share >= SENSITIVITY_BAR,
-        ),
-        Verdict(
-            "lesion F1 above the clinical rule's",
-            f"{_shown(f1, '{:.3f}')} against {_shown(rule_f1, '{:.3f}')}"
-            + beside(of(ORACLE, "lesion_f1"), "{:.3f}"),
-            None if f1 is None or rule_f1 is None else f1 > rule_f1,
-        ),
-        Verdict(
-            "lesion F1 not below the base head's interval",
-            f"{_shown(f1, '{:.3f}')} against a lower end of {_shown(head_low, '{:.3f}')}",
-            None if f1 is None or head_low is None else f1 >= head_low,
-        ),
-        Verdict("no value violation", _shown(wrong, "{:.0f} voxels"), None if wrong is None else wrong == 0),
-        Verdict(
-            "80 % TDV interval coverage, as it is",
-            _shown(coverage, "{:.1%}") + beside(of(ORACLE, "tdv_coverage80"), "{:.1%}"),
-            None,
-        ),
-    ]
+def verdicts(scores: Mapping[str, Scores]) -> list[Bar]:
+    """The model against its bars (`bars.bars`), whichever way they fall."""
+    return bars(scores)
 
 
 def format_verdicts(scores: Mapping[str, Scores]) -> str:
     """The verdicts as lines of text: reached, missed, or – where there is no judgment."""
-    mark = {True: "reached", False: "missed ", None: "–      "}
-    return "\n".join(f"{mark[v.reached]}  {v.asked}: {v.measured}" for v in verdicts(scores))
-
-
-def _quotient(above: float | None, below: float | None) -> float | None:
-    return above / below if above is not None and below else None
+    return format_bars(bars(scores))
 
 
 def _ordered(scores: Mapping[str, Scores]) -> list[str]:
@@ -224,7 +203,8 @@ def _cases(scores: Mapping[str, Scores]) -> str:
     return f"{count} case" if count == 1 else f"{count} cases"
 
 
-def _cell(score: Mapping[str, float | None] | None, column: Column) -> str:
+def cell(score: Mapping[str, float | None] | None, column: Column) -> str:
+    """``value [low, high]`` in the column's unit; a dash where it is undefined."""
     if score is None or score["value"] is None:
         return "–"
 
@@ -239,8 +219,4 @@ def _cell(score: Mapping[str, float | None] | None, column: Column) -> str:
 
 
 def _bar(cells: list[str] | tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "undefined" if value is None else form.format(value)
+    return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"

@@ -1,7 +1,8 @@
 """A cohort's tumor maps from a run: resumable, repeatable, one folder per case.
 
 A case whose folder is complete, undamaged and drawn with the same run, settings and inputs is kept; every
-other one is drawn anew. The files of a rerun are the same bytes as those of an uninterrupted run.
+other one is drawn anew. The files of a rerun are the same bytes as those of an uninterrupted run, and those of
+several processes that share the cases are the same bytes as one's.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -21,20 +22,23 @@ from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.domain.errors import CaseError, CohortError, DiffusionAdcError, UsageError
 from diffusion_adc.inference.calibrate import Calibration, calibration_for, validation_cases
+from diffusion_adc.inference.components import coins_for
+from diffusion_adc.inference.interventions import donor
 from diffusion_adc.inference.native import draw_native, split_cohort
+from diffusion_adc.inference.recalibration import Recalibration
 from diffusion_adc.inference.run import LoadedRun, load_run, run_settings
 from diffusion_adc.inference.settings import DrawSettings
+from diffusion_adc.inference.share import Share
 from diffusion_adc.inference.tumor_map import TumorMap, build_tumor_map
 from diffusion_adc.records import maps as files
-from diffusion_adc.records.atomic import sha256_file
+from diffusion_adc.records.atomic import remove_leftovers, sha256_file
 from diffusion_adc.records.cohort import read_cohort
+from diffusion_adc.records.processes import launched_as
 
 __all__ = ["DrawSettings", "draw_case", "draw_cohort", "run_settings"]
 
 Progress = Callable[[int, int], None]
 """Called with the cases done and the number of cases."""
-
-_SCORES: Final = ("scores.json", "cases.csv", "lesions.csv")
 
 
 def draw_case(
@@ -70,7 +74,25 @@ def draw_case(
         calibration.base_probability(drawn.base_logit),
         calibration.tau,
         flags=case.declared,
+        values=drawn.values,
+        deterministic=drawn.deterministic,
     )
+
+
+def with_method(run: LoadedRun, settings: DrawSettings, cohort_dir: Path) -> LoadedRun:
+    """The run as it draws with another method than its own: with thresholds of their own, and coins for components.
+
+    Raises:
+        CohortError: No validation case is at hand to fit the coins of components.
+    """
+    own = run.settings.method or run.stage.draw_method
+    method = settings.method or own
+    if method != own:
+        changed = replace(run.settings, method=method, draws=settings.draws)
+        run = replace(run, settings=changed, calibration_file=f"calibration.{method}.json")
+    if method == "components":
+        run = replace(run, coins=coins_for(run, cohort_dir))
+    return run
 
 
 def draw_cohort(
@@ -87,6 +109,7 @@ def draw_cohort(
     allow_tainted: str | None = None,
     command: str | None = None,
     progress: Progress | None = None,
+    ranks: tuple[int, int] | None = None,
 ) -> Path:
     """Draw a split of a cohort.
 
@@ -108,6 +131,8 @@ def draw_cohort(
             the maps are marked as the run is.
         command: Words of the command, for the record; never a path.
         progress: Called after every case, validation cases of a first calibration included.
+        ranks: This process's number and how many there are; each draws its share of the cases, and the last
+            to end completes maps.json. What torchrun or srun says by default.
 
     Returns:
         `out`.
@@ -116,26 +141,36 @@ def draw_cohort(
         UsageError: No run, no cohort, no case in the split, no calibration, or other cases' maps in `out`.
         CohortError: The cohort or the checkpoint is damaged.
         CaseError: No case at all could be drawn; the first one's reason.
+        DiffusionAdcError: Out of memory, or the disk is full.
     """
-    run = load_run(run_dir, checkpoint, device, allow_tainted=allow_tainted)
+    share = Share(out, *(ranks or launched_as()))
+    run = load_run(run_dir, checkpoint, share.device(device), allow_tainted=allow_tainted)
     cohort = read_cohort(cohort_dir)
     chosen = settings or run.settings
     cases = _cases(run, cohort, split)
     _refuse_strangers(out, cases)
-    pending = _Pending(len(cases), progress)
+    mine = share.of(cases)
+    pending = _Pending(len(mine), progress)
     with _one_thread_each(threads, run.device) as workers:
-        calibration = calibration_for(run, cohort_dir, pending.calibrating, workers)
+        with share.in_turn(run_dir / ".calibrating"):  # fitted by the first process, read by the others
+            run = with_method(run, chosen, cohort_dir)
+            calibration = calibration_for(run, cohort_dir, pending.calibrating, workers)
+        chosen = replace(chosen, method=chosen.method or run.settings.method)
+        if (chosen.method or run.stage.draw_method) == "base":
+            calibration = calibration.of_base()
         manifest = _manifest(run, cohort, cases, split, chosen, calibration, checkpoint, command)
         refused: dict[str, str] = {}
         first_refusal: DiffusionAdcError | None = None
-        files.write_maps_manifest(out, {**manifest, "complete": False, "refused": {}})
+        share.begin(manifest)
         pass_on(run_dir, out)
-        for case in cases:
+        for case in mine:
             drawn_with = _drawn_with(run, cohort, case, chosen, calibration)
             if not (resume and _is_complete(out, case.case_id, drawn_with)):
                 _drop_scores(out)
+                remove_leftovers(out, case.case_id)
                 try:
-                    tumor_map = draw_case(run, cohort_dir, cohort, case, calibration, chosen, workers)
+                    with _explained(case):
+                        tumor_map = draw_case(run, cohort_dir, cohort, case, calibration, chosen, workers)
                 except (CaseError, CohortError) as error:
                     # A damaged input concerns this case; anything else (a full disk) concerns all of them.
                     if isinstance(error, CohortError) and error.code is None:
@@ -145,10 +180,22 @@ def draw_cohort(
                 else:
                     _write(out, case, tumor_map, manifest, drawn_with)
             pending.done()
-    files.write_maps_manifest(out, {**manifest, "complete": True, "refused": refused})
+    share.end(manifest, refused)
     if first_refusal is not None and len(refused) == len(cases):
         raise first_refusal
     return out
+
+
+@contextmanager
+def _explained(case: Case) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise DiffusionAdcError(
+            "out of memory while drawing",
+            do="lower draws.batch or draws.max_window_voxels in the run's experiment.yaml; complete maps are kept",
+            research_id=case.research_id,
+        ) from error
 
 
 @contextmanager
@@ -219,6 +266,8 @@ def _manifest(
     fitted_here = {case.case_id for case in validation_cases(run, cohort)} & {case.case_id for case in cases}
     return {
         "run": run.name,
+        **({} if settings.id is None else {"id": settings.id}),
+        "values": run.stage.values,
         "checkpoint": checkpoint,
         "checkpoint_sha256": run.checkpoint_sha256,
         "cohort_digest": cohort.digest,
@@ -227,7 +276,7 @@ def _manifest(
         "split_kind": run.split,
         "cases": [case.case_id for case in cases],
         "command": command or words,
-        "draws": settings.draws,
+        "draws": 0 if (settings.method or run.stage.draw_method) == "base" else settings.draws,
         "steps": settings.steps,
         "seed": settings.seed,
         "settings": _settings_in_force(run, settings),
@@ -266,6 +315,16 @@ def _drawn_with(
         "b": [case.b_low, case.b_high],
         "declared": list(case.declared),
     }
+    if settings.covariates == "permuted":
+        values["donor"] = asdict(
+            cohort.covariates(
+                next(c for c in cohort.cases if c.research_id == donor(cohort, case, settings.seed))
+            )
+        )
+    if run.coins is not None:
+        values["coins"] = asdict(run.coins)
+    if calibration.recalibration_cases:
+        values["recalibration"] = calibration.recalibration.record()
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -276,7 +335,7 @@ def _is_complete(out: Path, case_id: str, drawn_with: str) -> bool:
         digests = record["sha256"]
         return (
             record["drawn_with"] == drawn_with
-            and set(digests) == set(files.MAP_VOLUMES)
+            and set(digests) >= set(files.MAP_VOLUMES) - {files.DRAWS}
             and (out / case_id / "lesions.csv").is_file()
             and all(
                 sha256_file(out / case_id / f"{name}.nii.gz") == digest for name, digest in digests.items()
@@ -288,7 +347,7 @@ def _is_complete(out: Path, case_id: str, drawn_with: str) -> bool:
 
 def _drop_scores(out: Path) -> None:
     # Scores of maps that are about to be replaced would be read as scores of the new ones.
-    for name in _SCORES:
+    for name in (*files.SCORE_SUMS, *files.SCORE_TABLES):
         (out / name).unlink(missing_ok=True)
 
 
@@ -300,6 +359,7 @@ def _write(out: Path, case: Case, tumor_map: TumorMap, manifest: Mapping[str, An
             for name in ("run", "checkpoint_sha256", "steps", "seed", "research_use_only")
         },
         **tumor_map.record(),
+        "recalibrated": Recalibration.of(manifest["calibration"]["recalibration"]).of_map(tumor_map),
         "drawn_with": drawn_with,
     }
     files.write_map_case(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from diffusion_adc.data.prepare import Recipe
 from diffusion_adc.domain.errors import CohortError, UsageError
 from diffusion_adc.inference.settings import DrawSettings
 from diffusion_adc.records.atomic import sha256_file
+from diffusion_adc.records.sidecars import sidecar, verified
 
 STAGES: Final = "diffusion_adc.stages"
 """Package below which a stage named in an experiment must be defined; nothing else is imported."""
@@ -40,6 +40,8 @@ class LoadedRun:
         checkpoint_sha256: Of the checkpoint's file.
         device: Where the stage is.
         val_split: The split whose cases fix the thresholds; `val` but for a plumbing check on one case.
+        calibration_file: Name in RUN of the thresholds; another one where another method than the run's own draws.
+        coins: `components.Coins` where components are drawn.
     """
 
     path: Path
@@ -52,6 +54,8 @@ class LoadedRun:
     checkpoint_sha256: str
     device: torch.device
     val_split: str = "val"
+    calibration_file: str = "calibration.json"
+    coins: Any = None
 
     @property
     def name(self) -> str:
@@ -230,16 +234,12 @@ def _checkpoint(run_dir: Path, checkpoint: str) -> Path:
 
 def _verified(path: Path) -> str:
     """SHA-256 of a checkpoint, compared with its sidecar if there is one."""
-    digest = sha256_file(path)
-    try:
-        expected = json.loads(path.with_name(f"{path.name}.json").read_text()).get("sha256")
-    except FileNotFoundError:
-        expected = digest
-    except (OSError, ValueError):
-        expected = None
-    if digest != expected:
+    if not sidecar(path).exists():
+        return sha256_file(path)
+    record = verified(path)
+    if record is None:
         raise _damaged(path)
-    return digest
+    return str(record["sha256"])
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Any]:

@@ -96,6 +96,7 @@ class TumorMap:
         treated_ml: Volume at or above it.
         empty_draws: Share of draws without tumor.
         flags: What a reader of the numbers should know, ``name`` or ``name:value``.
+        deterministic: The one draw is the map itself and is not stored.
     """
 
     tumor_adc: NDArray[np.float32]
@@ -112,15 +113,19 @@ class TumorMap:
     treated_ml: Summary
     empty_draws: float
     flags: tuple[str, ...]
+    deterministic: bool = False
 
     def volumes(self) -> dict[str, NDArray[np.generic]]:
         """What is stored, by file name."""
-        return {
+        stored: dict[str, NDArray[np.generic]] = {
             files.TUMOR_ADC: self.tumor_adc,
             files.PROBABILITY: self.probability,
             files.DRAWS: self.draws,
             files.BASE_PROBABILITY: self.base_probability,
         }
+        if self.deterministic:
+            del stored[files.DRAWS]
+        return stored
 
     def record(self) -> dict[str, Any]:
         """The numbers of case.json."""
@@ -133,7 +138,7 @@ class TumorMap:
             "empty_draws": round(self.empty_draws, 6),
             "n_lesions": len(self.lesions.rows),
             "tau": self.tau,
-            "draws": int(self.draws.shape[-1]),
+            "draws": 0 if self.deterministic else int(self.draws.shape[-1]),
             "flags": list(self.flags),
         }
 
@@ -155,6 +160,9 @@ def build_tumor_map(
     base_probability: NDArray[np.floating],
     tau: float,
     flags: tuple[str, ...] = (),
+    *,
+    values: NDArray[np.floating] | None = None,
+    deterministic: bool = False,
 ) -> TumorMap:
     """Gate the measured ADC with the drawn presence and measure the result.
 
@@ -169,6 +177,9 @@ def build_tumor_map(
         base_probability: (I, J, K) in [0, 1].
         tau: Probability from which a voxel is kept, in (0, 1].
         flags: Flags known before (missing sequences and the like).
+        values: (I, J, K), what stands in the map instead of the measured ADC; such a map is a baseline's, is
+            flagged ``synthetic_values``, and is never exported.
+        deterministic: The probability is the base head's, and the one draw is its map: no draws are stored.
 
     Raises:
         ValueError: Shapes differ, there is no draw, or τ is outside (0, 1].
@@ -184,10 +195,19 @@ def build_tumor_map(
     usable = usable_voxels(adc, valid)
     presence_draws = ((np.asarray(draws) != 0) & usable[..., None]).astype(np.uint8)
     count = presence_draws.shape[-1]
-    probability = presence_draws.sum(axis=-1, dtype=np.float32) / np.float32(count)
+    if deterministic:
+        probability = np.where(usable, base_probability, 0).astype(np.float32)
+        presence_draws = (usable & (probability >= np.float32(tau)))[..., None].astype(np.uint8)
+    else:
+        probability = presence_draws.sum(axis=-1, dtype=np.float32) / np.float32(count)
     presence = usable & (probability >= np.float32(tau))
-    tumor_adc = np.where(presence, adc, np.float32(0))
-    check_selection(tumor_adc, adc)
+    if values is None:
+        tumor_adc = np.where(presence, adc, np.float32(0))
+        check_selection(tumor_adc, adc)
+    else:
+        adc = np.asarray(values, dtype=np.float32)
+        tumor_adc = np.where(presence, adc, np.float32(0))
+        flags = (*flags, "synthetic_values")
     lesions = lesion_table(presence, presence_draws, adc, affine)
     numbers = _numbers(adc, presence, presence_draws, voxel_volume_ml(np.asarray(affine, dtype=np.float64)))
     empty = float(np.mean(np.isnan(numbers["gadc"][1])))
@@ -205,7 +225,9 @@ def build_tumor_map(
         viable_ml=summarize(*numbers["viable"]),
         treated_ml=summarize(*numbers["treated"]),
         empty_draws=empty,
-        flags=flags + _flags(lesions, empty, count),
+        flags=flags
+        + (_flags(lesions, 0.0, MIN_INTERVAL_DRAWS) if deterministic else _flags(lesions, empty, count)),
+        deterministic=deterministic,
     )
 
 

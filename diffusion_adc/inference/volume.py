@@ -18,8 +18,9 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
-from diffusion_adc.diffusion.path import RectifiedFlow
+from diffusion_adc.diffusion.path import NoisePath
 from diffusion_adc.diffusion.sampler import Sampler, make_sampler
+from diffusion_adc.domain.errors import UsageError
 from diffusion_adc.inference.noise import noise_field
 from diffusion_adc.inference.settings import DrawSettings
 from diffusion_adc.inference.tiles import Blend, Box, fit_window, tile_boxes
@@ -35,7 +36,7 @@ class VelocityModel(Protocol):
     """What drawing needs of a stage."""
 
     spatial_dims: int
-    path: RectifiedFlow
+    path: NoisePath
     sampler_name: str
     """The sampler used when the settings name none."""
 
@@ -57,6 +58,9 @@ class VelocityModel(Protocol):
 
     def velocity(self, z: Tensor, t: Tensor | float, features: Features) -> Tensor:
         """Latents (B · n, C, *s) at time t, n draws of each of the B rows of features → their velocity."""
+
+    def arrange(self, noise: Tensor, draw: int) -> Tensor:
+        """The noise (C, I, J, K) of draw number `draw` as the model wants it, same shape."""
 
     def to_presence(self, z: Tensor) -> Tensor:
         """Latent at t = 0 → signed field (B, 1, *S), > 0 where present."""
@@ -215,7 +219,10 @@ class VolumeDrawing:
 
     def _sampler(self) -> Sampler:
         name = self.settings.sampler or self.model.sampler_name
-        return make_sampler(name, self.model.path, self.settings.steps)  # type: ignore[arg-type]
+        try:
+            return make_sampler(name, self.model.path, self.settings.steps)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise UsageError(str(error), do="choose another sampler or number of steps") from None
 
     def _batch(self) -> int:
         voxels = CPU_BATCH_VOXELS if self.device.type == "cpu" else GPU_BATCH_VOXELS
@@ -223,13 +230,14 @@ class VolumeDrawing:
 
     def _noise(self, draw: int) -> Tensor:
         channels, *cells = self.latent
-        return noise_field(
+        noise = noise_field(
             (channels, *cells, self.padded[2]) if self.flat else self.latent,
             seed=self.settings.seed,
             case_id=self.case_id,
             draw=draw,
             slice_correlation=self.settings.correlation(self.model.spatial_dims),
         )
+        return self.model.arrange(noise, draw)
 
     def _flow_boxes(self) -> list[Box]:
         align = self.model.alignment

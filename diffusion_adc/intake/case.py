@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from diffusion_adc.domain.case import ID_PATTERN, Case, check_research_id
 from diffusion_adc.domain.errors import CaseError
 from diffusion_adc.domain.signal import validity_mask
 from diffusion_adc.domain.units import resolve_adc_unit
-from diffusion_adc.intake import orientation, quality, register
+from diffusion_adc.intake import organs, orientation, quality, register
 from diffusion_adc.intake.examination import Examination
 from diffusion_adc.intake.nifti import Loaded, Refusal
 from diffusion_adc.intake.options import IngestOptions
@@ -74,6 +74,8 @@ def ingest_examination(exam: Examination, staged: Path, options: IngestOptions) 
     body = quality.body_mask(volumes)
     warnings += _check_negative(values, body, research_id, extra)
     warnings += _check_agreement(values, exam.diffusion.recomputed, valid & body, research_id, extra)
+    seen = organs.find_organs(exam.facts.anatomy, values, volumes, valid & body, exam.adc.affine)
+    warnings += _check_organs(seen, research_id, extra)
     target = exam.read_target(values, factor)
     extra["source_sha256"] |= target.sha256
     warnings += target.warnings
@@ -192,6 +194,21 @@ def _check_agreement(
             "check unit, b-values and that both are of one person",
         )  # fmt: skip
     return [] if agreement.verdict == quality.PASS else [f"S16 {research_id} adc: {found}"]
+
+
+def _check_organs(seen: Sequence[organs.Organ], research_id: str, extra: dict[str, Any]) -> list[str]:
+    if seen:
+        extra["organ_adc"] = {organ.name: organ.as_json() for organ in seen}
+    off = organs.doubtful(seen)
+    if not off:
+        return []
+    found = f"{' and '.join(organ.text for organ in off)} in 1e-3 mm²/s"
+    expected = ", ".join(organ.expected for organ in off)
+    if organs.refuted(seen):
+        raise Refusal(research_id, seq.ADC)(
+            "S16", found, expected, "check the unit and the b-values of the map"
+        )
+    return [f"S16 {research_id} adc: {found}; expected {expected}; look at the map's unit and b-values"]
 
 
 def _declared(volumes: Volumes, b_values: Mapping[str, float | None], status: str) -> tuple[str, ...]:

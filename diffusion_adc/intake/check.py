@@ -12,7 +12,7 @@ from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.errors import DiffusionAdcError
 from diffusion_adc.domain.signal import two_point_adc
 from diffusion_adc.domain.units import physiological_unit
-from diffusion_adc.intake import quality
+from diffusion_adc.intake import organs, quality
 from diffusion_adc.records.cohort import load_volume, read_cohort
 
 
@@ -21,8 +21,9 @@ def check_cohort(cohort_dir: Path) -> list[dict[str, Any]]:
 
     Returns:
         Per case: ``case``, ``sequences``, ``b`` (low/high, s/mm²), ``unit_source``, ``adc_median`` (1e-3 mm²/s, valid voxels), ``valid_share``,
-        ``negative_share``, ``adc_ratio`` and ``adc_r`` against the recomputed ADC, ``code`` and ``message`` of
-        what is wrong, both empty where nothing is.
+        ``negative_share``, ``adc_ratio`` and ``adc_r`` against the recomputed ADC, ``organs`` (tissues of known ADC
+        that were found in a known region, 1e-3 mm²/s, ``!`` where one is out of its range), ``code`` and
+        ``message`` of what is wrong, both empty where nothing is.
 
     Raises:
         UsageError: No cohort there.
@@ -38,7 +39,7 @@ def _check_case(cohort_dir: Path, case: Case) -> dict[str, Any]:
         "b": "/".join("?" if b is None else f"{b:g}" for b in (case.b_low, case.b_high)),
         "unit_source": case.adc_unit_source,
         "adc_median": None, "valid_share": None, "negative_share": None, "adc_ratio": None, "adc_r": None,
-        "code": "", "message": "",
+        "organs": "", "code": "", "message": "",
     }  # fmt: skip
     try:
         volumes = {key: load_volume(cohort_dir, case, *_split(key)) for key in case.files}
@@ -68,6 +69,11 @@ def _check_case(cohort_dir: Path, case: Case) -> dict[str, Any]:
             row |= {"adc_ratio": agreement.ratio, "adc_r": agreement.correlation}
             if agreement.verdict == quality.REFUSE:
                 return row | {"code": "S16", "message": "scanner and recomputed ADC disagree"}
+    arrays = {name: volume.array for name, volume in volumes.items()}
+    seen = organs.find_organs(case.anatomy, adc, arrays, valid & body, volumes[seq.ADC].affine)
+    row["organs"] = ", ".join(organ.text + ("!" if organ.off else "") for organ in seen)
+    if organs.refuted(seen):
+        return row | {"code": "S16", "message": f"expected {', '.join(organ.expected for organ in seen)}"}
     return row
 
 

@@ -16,6 +16,8 @@ from scipy import ndimage
 _BINS: Final = 24
 _MOST_VOXELS: Final = 150_000
 _LEAST_VOXELS: Final = 500
+_LEAST_ACROSS: Final = 16
+"""From left to right: a few sagittal slices leave chance to decide which way round they fit."""
 _SHIFT: Final = 0.08
 """Shifts tried to either side, as a share of the left–right axis: a mirror's plane need not be the body's."""
 _MARGIN: Final = 1.0005
@@ -67,6 +69,8 @@ def agreement(adc: NDArray[np.floating], other: NDArray[np.floating], axis: int)
         1 (nothing in common) to 2 (each predicts the other); (0, 0) where too little can be compared.
     """
     fixed, moving = (np.moveaxis(np.asarray(image, dtype=np.float32), axis, 0) for image in (adc, other))
+    if fixed.shape[0] < _LEAST_ACROSS:
+        return 0.0, 0.0
     step = tuple(slice(None, None, n) for n in _steps(fixed.shape))
     fixed, moving = (_smooth(image)[step] for image in (fixed, moving))
     both = (fixed != 0) & (moving != 0)

@@ -171,16 +171,16 @@ def _start(fixed: Any, moving: Any, here: Any) -> Any:
     """The best of the translations `_START_MM`, by mutual information on coarse voxels."""
     import SimpleITK as sitk  # noqa: N813
 
-    coarse = [
+    coarse_fixed, coarse_moving = (
         sitk.BinShrink(image, [max(1, int(_START_VOXEL_MM / spacing)) for spacing in image.GetSpacing()])
         for image in (fixed, moving)
-    ]
+    )
     best, best_information = here, -np.inf
     for shift in product(*_START_MM):
         tried = sitk.Euler3DTransform(here)
         tried.SetTranslation(shift)
         try:
-            information = _mutual_information(*coarse, tried)
+            information = _mutual_information(coarse_fixed, coarse_moving, tried)
         except RuntimeError:  # so far that the images hardly meet
             continue
         if information > best_information:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 __all__ = [
     "ChannelNorm",
@@ -82,6 +83,8 @@ class ResidualBlock(nn.Module):
         self.first = convolution(dims, channels, channels)
         self.second = convolution(dims, channels, channels)
         nn.init.zeros_(self.second.weight)
+        self.recompute = False
+        """Keep no activation of this block in training; they are computed again for the gradient."""
         self.film = nn.Linear(embedding, 2 * channels) if embedding else None
         if self.film is not None:
             nn.init.zeros_(self.film.weight)
@@ -89,6 +92,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """(B, C, *S) and, with FiLM, (B, E) → (B, C, *S)."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, embedding, use_reentrant=False, preserve_rng_state=False)
+        return self._forward(x, embedding)
+
+    def _forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         h = self.first(functional.leaky_relu(self.norm(x), 0.01, inplace=True))
         if self.film is not None and embedding is not None:
             scale, shift = self.film(embedding).reshape(x.shape[0], -1, *(1,) * (x.ndim - 2)).chunk(2, dim=1)

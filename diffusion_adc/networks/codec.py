@@ -19,10 +19,12 @@ from torch import Tensor
 from .distance import signed_distance
 from .haar import haar, haar_channels, inverse_haar
 
-__all__ = ["Codec", "HaarCodec", "IdentityCodec", "Target"]
+__all__ = ["VALUE_CUT", "Codec", "HaarCodec", "IdentityCodec", "Target"]
 
-Target = Literal["plain", "signed_distance"]
+Target = Literal["plain", "signed_distance", "value"]
 BOUND_MM = 10.0
+VALUE_CUT = 0.25
+"""1e-3 mm²/s: a drawn ADC value above it counts as tumor; tumor lies above 0.4, the empty map at 0."""
 
 
 class Codec(ABC):
@@ -34,18 +36,21 @@ class Codec(ABC):
         channels: Latent channels.
         linear: Whether `encode_field` and `decode` are linear maps and inverse to each other.
         bound: Largest absolute value of the field: 1 (plain) or 10 (signed distance, mm).
+        learned: Whether the codec has weights that must have been trained.
     """
 
     factor: tuple[int, ...]
     channels: int
     linear: bool = False
+    learned: bool = False
 
     def __init__(
         self, spatial_dims: int = 3, target: Target = "plain", spacing_mm: Sequence[float] | None = None
     ) -> None:
         """Args:
             spatial_dims: 2 or 3.
-            target: ``plain`` (±1) or ``signed_distance`` (truncated at ±10 mm).
+            target: ``plain`` (±1), ``signed_distance`` (truncated at ±10 mm) or ``value``: the tumor's ADC map
+                itself (1e-3 mm²/s, 0 outside tumor) less `VALUE_CUT`.
             spacing_mm: Spacing of the working grid per axis; needed by the signed distance.
 
         Raises:
@@ -53,8 +58,8 @@ class Codec(ABC):
         """
         if spatial_dims not in (2, 3):
             raise ValueError(f"codec: {spatial_dims} spatial dimensions; expected 2 or 3")
-        if target not in ("plain", "signed_distance"):
-            raise ValueError(f"codec: target {target!r}; expected plain or signed_distance")
+        if target not in ("plain", "signed_distance", "value"):
+            raise ValueError(f"codec: target {target!r}; expected plain, signed_distance or value")
         if target == "signed_distance" and (
             spacing_mm is None or len(spacing_mm) != spatial_dims or min(spacing_mm) <= 0
         ):
@@ -68,11 +73,30 @@ class Codec(ABC):
         self.bound = BOUND_MM if target == "signed_distance" else 1.0
 
     def field(self, presence: Tensor) -> Tensor:
-        """The signed field of presence (B, 1, *S) in {0, 1}: > 0 exactly where present."""
+        """The signed field of presence (B, 1, *S) in {0, 1}, or of a map of ADC values: > 0 exactly where present."""
         if self.target == "signed_distance":
             assert self.spacing_mm is not None
             return signed_distance(presence, self.spacing_mm, BOUND_MM)
+        if self.target == "value":
+            return presence.float() - VALUE_CUT
         return presence.float() * 2.0 - 1.0
+
+    def expected_field(self, logit: Tensor) -> Tensor:
+        """About the mean field where presence has this logit (B, 1, *S); exact for the plain target."""
+        if self.target == "value":
+            return torch.sigmoid(logit) - VALUE_CUT
+        # 2 sigmoid(l) - 1 = tanh(l / 2)
+        return self.bound * torch.tanh(0.5 * logit)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU for a codec without any."""
+        return torch.device("cpu")
+
+    @property
+    def empty_value(self) -> float:
+        """The field where nothing is present."""
+        return -VALUE_CUT if self.target == "value" else -self.bound
 
     def encode(self, presence: Tensor) -> Tensor:
         """Presence (B, 1, *S) in {0, 1} → latent (B, C, *S/factor), not yet standardized."""

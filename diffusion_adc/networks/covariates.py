@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CovariateToken"]
+__all__ = ["CandidateShift", "CovariateToken"]
 
 
 class CovariateToken(nn.Module):
@@ -45,3 +45,28 @@ class CovariateToken(nn.Module):
         one = torch.rand(known.shape, device=known.device, generator=generator) >= probability
         everything = torch.rand((known.shape[0], 1), device=known.device, generator=generator) >= probability
         return known * one * everything
+
+
+class CandidateShift(nn.Module):
+    """Covariates once more at case and lesion level: they move the logit of what the images already suspect.
+
+    ``l' = l + sigmoid(l + 2) (c + d tanh(l / 2))`` with c and d in ±`LIMIT`: c is one number per case, and d makes
+    it depend on how suspicious a candidate is. Where the images see nothing (l = -8) the change is below
+    .01 whatever the covariates say: swapping a person's covariates cannot make a lesion out of normal tissue.
+    """
+
+    LIMIT = 2.0
+    OFFSET = 2.0
+
+    def __init__(self, width: int) -> None:
+        """Args: width: Length D of the covariate token."""
+        super().__init__()
+        self.case = nn.Linear(width, 2)
+        nn.init.zeros_(self.case.weight)
+        nn.init.zeros_(self.case.bias)
+
+    def forward(self, logit: Tensor, token: Tensor) -> Tensor:
+        """Image-only logit (B, 1, *S) and token (B, D) → logit of the same shape."""
+        both = self.LIMIT * torch.tanh(self.case(token))
+        level, slope = both.reshape(*both.shape, *(1,) * (logit.ndim - 2)).split(1, dim=1)
+        return logit + torch.sigmoid(logit + self.OFFSET) * (level + slope * torch.tanh(0.5 * logit))

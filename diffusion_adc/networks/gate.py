@@ -38,6 +38,17 @@ class GateReport:
     noisy_recall: dict[int, float]
     noisy_false: float
 
+    def lines(self) -> str:
+        """The figures in words."""
+        kept = ", ".join(
+            f"{size} voxels: recall {self.recall[size]:.0%}, volume error {self.volume_error[size]:.1%}"
+            for size in self.recall
+        )
+        if not self.noisy_recall:
+            return kept
+        noisy = ", ".join(f"{size} voxels {share:.0%}" for size, share in self.noisy_recall.items())
+        return f"{kept}; with latent noise recall {noisy}, false presence {self.noisy_false:.2g} of voxels"
+
 
 def compact_lesion(shape: tuple[int, ...], center: np.ndarray, voxels: int) -> Tensor:
     """The `voxels` voxels nearest to `center` (voxel coordinates): bool of `shape`."""
@@ -79,11 +90,12 @@ def codec_gate(
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     unit = [f * 8 for f in codec.factor]
+    device = codec.device
     shape = tuple(u * -(-24 // u) for u in unit)  # at least 24 voxels and a multiple of 8 cells per axis
     recall, error = {}, {}
     for size in sizes:
         truth = _lesions(rng, shape, size, lesions)
-        decoded = codec.decode(codec.encode(truth)) > 0
+        decoded = codec.decode(codec.encode(truth.to(device))).cpu() > 0
         recall[size] = _recall(truth, decoded)
         error[size] = abs(float(decoded.sum()) / float(truth.sum()) - 1)
     noisy: dict[int, float] = {}
@@ -94,8 +106,9 @@ def codec_gate(
         outside = 0
         for size in (1, 2, *sizes):
             truth = _lesions(rng, shape, size, lesions)
-            latent = codec.encode(truth)
-            decoded = codec.decode(latent + std * torch.randn(latent.shape, generator=generator)) > 0
+            latent = codec.encode(truth.to(device)).cpu()
+            noisy_latent = latent + std * torch.randn(latent.shape, generator=generator)
+            decoded = codec.decode(noisy_latent.to(device)).cpu() > 0
             noisy[size] = _recall(truth, decoded)
             false += float((decoded & (truth < 0.5)).sum())
             outside += int((truth < 0.5).sum())

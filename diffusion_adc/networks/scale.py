@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .codec import Codec
+from .codec import VALUE_CUT, Codec
 
 __all__ = ["LatentScale", "ScaleMismatchError"]
 
@@ -41,7 +41,7 @@ class LatentScale(nn.Module):
     def __init__(self, codec: Codec) -> None:
         """Args: codec: The codec whose latent is standardized."""
         super().__init__()
-        self.codec = codec
+        self._codec = (codec,)  # in a tuple: a learned codec's weights are its stage's, not this module's
         self.register_buffer("mean", torch.zeros(codec.channels))
         self.register_buffer("std", torch.ones(codec.channels))
         self.register_buffer("prevalence", torch.tensor(0.5))
@@ -49,6 +49,11 @@ class LatentScale(nn.Module):
         self.register_buffer("count", torch.tensor(0, dtype=torch.int64))
         digest = bytes.fromhex(codec.fingerprint())
         self.register_buffer("fingerprint", torch.tensor(list(digest), dtype=torch.uint8))
+
+    @property
+    def codec(self) -> Codec:
+        """Whose latent is standardized."""
+        return self._codec[0]
 
     @property
     def measured(self) -> bool:
@@ -83,7 +88,7 @@ class LatentScale(nn.Module):
         standard deviation, so that nothing is divided by zero.
 
         Args:
-            patches: Batches of presence (B, 1, *S) in {0, 1}.
+            patches: Batches of presence (B, 1, *S) in {0, 1}; for the value target, of tumor ADC maps.
             at_least: Stop once this many patches were seen.
 
         Returns:
@@ -96,7 +101,10 @@ class LatentScale(nn.Module):
         number, present, voxels, seen = 0, 0.0, 0, 0
         energies = []  # per patch with tumor: squared difference from an empty patch, per channel
         for presence in patches:
+            if self.codec.learned:
+                presence = presence.to(self.codec.device)
             latent = self.codec.encode(presence).double().cpu()
+            presence = (presence > VALUE_CUT).float()
             tumor = (presence > 0.5).flatten(1).any(1).cpu()
             if bool(tumor.any()):
                 empty = self.codec.encode(torch.zeros_like(presence[:1])).double().cpu()
@@ -122,12 +130,19 @@ class LatentScale(nn.Module):
         self.prevalence.fill_(present / voxels)
         self.contrast.fill_(float((torch.cat(energies) / std.square()).sum(1).sqrt().median()))
         self.count.fill_(seen)
+        self._set_fingerprint()  # a learned codec has its weights only now
         return seen
+
+    def _set_fingerprint(self) -> None:
+        digest = bytes.fromhex(self.codec.fingerprint())
+        self.fingerprint.copy_(torch.tensor(list(digest), dtype=torch.uint8))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         stored = state_dict.get(prefix + "fingerprint")
+        if self.codec.learned:
+            self._set_fingerprint()  # its weights were loaded just before: the stage registers the codec first
         if stored is not None and stored.tolist() != self.fingerprint.tolist():
             raise ScaleMismatchError(
                 f"latent statistics of codec {bytes(stored.tolist()).hex()[:12]}; expected those of "

@@ -7,16 +7,17 @@ within one file system, and a crash between write and flush would otherwise leav
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from diffusion_adc.domain.errors import DiffusionAdcError
 
@@ -59,6 +60,84 @@ def replacing_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+class _Hashing:
+    """A stream that hashes what passes through it and remembers how the disk refused.
+
+    A writer in another language (torch's archive writer) may turn the disk's refusal into an error of its own.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.digest = stream, hashlib.sha256()
+        self.refusal: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            written = self.stream.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
+        self.digest.update(data)
+        return written
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def publish(
+    path: Path, write: Callable[[Any], object], before_replace: Callable[[str], object] | None = None
+) -> str:
+    """Write a file through a stream and let it take its name once it reads back as it was written.
+
+    Args:
+        path: The file.
+        write: Given a stream with ``write`` and ``flush``.
+        before_replace: Called with the SHA-256 when the new bytes are on disk and `path` is still as it was.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        DiffusionAdcError: The disk is full, the folder cannot be written, or the file reads back differently;
+            `path` is as it was.
+    """
+    with replacing_file(path) as temporary:
+        with temporary.open("wb") as raw:
+            stream = _Hashing(raw)
+            try:
+                write(stream)
+                raw.flush()
+                os.fsync(raw.fileno())
+            except Exception:
+                if stream.refusal is not None:
+                    raise stream.refusal from None
+                raise
+        digest = stream.digest.hexdigest()
+        if sha256_file(temporary) != digest:
+            raise OSError(errno.EIO, "reads back differently")
+        if before_replace is not None:
+            before_replace(digest)
+    return digest
+
+
+def remove_leftovers(folder: Path, of: str = "*") -> int:
+    """Remove what killed writers left in a folder; only where no other process is writing.
+
+    Args:
+        folder: Searched without its subfolders.
+        of: Name, or pattern of names, of the files or folders that were being written.
+
+    Returns:
+        How many were removed.
+    """
+    found = list(folder.glob(f".{of}.????????.part"))
+    for path in found:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return len(found)
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes the name `path` when the block succeeds.
@@ -88,6 +167,49 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         for leftover in (temporary, old):
             if leftover is not None and leftover.exists():
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+_COMMIT = ".commit"
+
+
+@contextmanager
+def replacing_together(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files take their places in `folder` together when the block succeeds.
+
+    The temporary folder takes one name (the commit); then its files are moved. A reader that comes across a
+    commit whose mover died calls `settle` first, so that it sees all of the old files or all of the new ones.
+
+    Raises:
+        DiffusionAdcError: The disk is full or the folder cannot be written; all files are as they were.
+    """
+    temporary: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        settle(folder)
+        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".files.", suffix=".part"))
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, folder / _COMMIT)
+        _flush(folder)
+        settle(folder)
+    except OSError as error:
+        raise _storage_error(error, folder.name) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def settle(folder: Path) -> None:
+    """Finish moving files that belong together, if whoever began was killed."""
+    commit = folder / _COMMIT
+    if not commit.is_dir():
+        return
+    for path in sorted(commit.iterdir()):
+        with suppress(FileNotFoundError):  # two may settle at once
+            os.replace(path, folder / path.name)
+    _flush(folder)
+    with suppress(FileNotFoundError):
+        commit.rmdir()
 
 
 def _umask() -> int:

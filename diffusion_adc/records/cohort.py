@@ -20,7 +20,14 @@ from diffusion_adc.domain.clinical import CORE, LATER, TNM, Covariates
 from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.domain.errors import CaseError, CohortError, UsageError
 from diffusion_adc.domain.units import spacing_mm
-from diffusion_adc.records.atomic import restored, write_bytes, write_csv, write_json
+from diffusion_adc.records.atomic import (
+    replacing_together,
+    restored,
+    settle,
+    write_bytes,
+    write_csv,
+    write_json,
+)
 from diffusion_adc.records.nifti import Volume, read_nifti, write_nifti
 
 SCHEMA_VERSION: Final = 1
@@ -119,8 +126,7 @@ def _row(case: Case) -> dict[str, Any]:
 
 
 def write_manifest(cohort_dir: Path, cohort: Cohort) -> None:
-    """Write cohort.json, cases.csv and clinical.csv; the tables first, the manifest that names them last."""
-    _write_tables(cohort_dir, cohort)
+    """Write cohort.json, cases.csv and clinical.csv, all of them or none."""
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "provenance": cohort.provenance,
@@ -129,7 +135,9 @@ def write_manifest(cohort_dir: Path, cohort: Cohort) -> None:
         "created": dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "digest": cohort.digest,
     }
-    write_json(cohort_dir / "cohort.json", manifest)
+    with replacing_together(cohort_dir) as folder:
+        _write_tables(folder, cohort)
+        write_json(folder / "cohort.json", manifest)
 
 
 def _write_tables(cohort_dir: Path, cohort: Cohort) -> None:
@@ -182,6 +190,7 @@ def read_stored(cohort_dir: Path) -> tuple[Cohort, dict[str, Any]]:
         UsageError: The folder holds no cohort.
         CohortError: A table or the manifest is missing or damaged.
     """
+    settle(cohort_dir)
     try:
         manifest = json.loads((cohort_dir / "cohort.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

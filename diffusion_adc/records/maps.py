@@ -26,6 +26,14 @@ MAP_VOLUMES: Final[Mapping[str, type[np.generic]]] = {
 }
 """Stored type by volume; draws are (I, J, K, draws)."""
 
+SCORE_TABLES: Final = ("cases.csv", "lesions.csv", "histograms.csv")
+"""In MAPS after an evaluation: rows of cases."""
+SCORE_SUMS: Final = (
+    "scores.json", "false_positives.csv", "claim.json", "comparison.json",
+    "figures/froc.png", "figures/bland_altman.png", "figures/reliability.png", "figures/pit.png", "figures/nfe.png",
+)  # fmt: skip
+"""In MAPS after an evaluation or a comparison: sums over cases, and pictures of them."""
+
 LESION_COLUMNS: Final = (
     "lesion", "probability", "volume_ml", "volume_ml_low80", "volume_ml_high80", "adc_median", "adc_p10",
     "adc_p90", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "region",

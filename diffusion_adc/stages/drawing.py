@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from diffusion_adc.diffusion import Denoiser, RectifiedFlow, Sampler, SamplerName, make_sampler
+from diffusion_adc.diffusion import Denoiser, NoisePath, Sampler, SamplerName, make_sampler
 from diffusion_adc.domain.errors import UsageError
 from diffusion_adc.domain.sequences import CHANNELS
-from diffusion_adc.networks import Codec, CovariateToken, DenoiserNetwork, Encoder, Features, LatentScale
+from diffusion_adc.networks import (
+    CandidateShift,
+    Codec,
+    CovariateToken,
+    DenoiserNetwork,
+    Encoder,
+    Features,
+    KLCodec,
+    LatentScale,
+)
 
+from .codec_file import PREFIX
 from .condition import availability_flags
 
 __all__ = ["DrawingStage"]
@@ -37,6 +47,10 @@ class DrawingStage(LightningModule, ABC):
         shift: The clock asked for, None where it was measured.
         sampler_name: Member of the sampler family.
         steps: Steps per draw where a caller does not say.
+        candidates: Covariates once more at case and lesion level; None for an image-only model.
+        values: Where the map's values come from: ``measured`` (the product: the scanner's own), ``regressed`` or
+            ``drawn`` (baselines whose values are synthetic).
+        draw_method: What a run of this stage draws by default: ``draws``, or ``base`` for a deterministic one.
     """
 
     spatial_dims: int
@@ -48,6 +62,9 @@ class DrawingStage(LightningModule, ABC):
     shift: float | None
     sampler_name: SamplerName
     steps: int
+    candidates: CandidateShift | None
+    values: Literal["measured", "regressed", "drawn"] = "measured"
+    draw_method: Literal["draws", "base"] = "draws"
 
     @property
     def network(self) -> DenoiserNetwork:
@@ -55,7 +72,7 @@ class DrawingStage(LightningModule, ABC):
         return cast(DenoiserNetwork, self.denoiser.network)
 
     @property
-    def path(self) -> RectifiedFlow:
+    def path(self) -> NoisePath:
         """Noise path and clock."""
         return self.denoiser.path
 
@@ -100,22 +117,21 @@ class DrawingStage(LightningModule, ABC):
         Raises:
             UsageError: Shape or number of covariates do not fit the model.
         """
-        images = self._spatial(images)
-        if images.shape[1] != len(CHANNELS) or any(
-            s % a for s, a in zip(images.shape[2:], self.alignment, strict=True)
-        ):
-            raise UsageError(
-                f"patch of {images.shape[1]} channels, shape {tuple(images.shape[2:])}",
-                f"{len(CHANNELS)} channels and multiples of {self.alignment}",
-                "choose another patch size or pad the volume",
-            )
+        images = self._checked(images)
+        token = self._token(images, covariates, known)
         maps, logit = self.encoder(images, availability_flags(available))
-        base = self.scale.encode_field(self.codec.bound * torch.tanh(0.5 * logit.detach()))
+        if self.candidates is not None:
+            logit = self.candidates(logit, token)
+        base = self.scale.encode_field(self.codec.expected_field(logit.detach()))
         contrast = base - self.scale.encode_field(
-            base.new_full((1, 1, *self.codec.factor), -self.codec.bound)
+            base.new_full((1, 1, *self.codec.factor), self.codec.empty_value)
         )
         prepared = self.network.prepare(torch.cat((maps, base.to(maps.dtype)), dim=1), contrast)
-        return Features(prepared, logit, self._token(images, covariates, known), self.codec.factor)
+        return Features(prepared, logit, token, self.codec.factor)
+
+    def arrange(self, noise: Tensor, draw: int) -> Tensor:
+        """The noise of draw number `draw` as the model wants it: (C, I, J, K) → same shape; a flow takes it as is."""
+        return noise
 
     def velocity(self, z: Tensor, t: Tensor | float, features: Features) -> Tensor:
         """Velocity of the flow.
@@ -155,10 +171,15 @@ class DrawingStage(LightningModule, ABC):
             name for name in ours if theirs[name].shape != ours[name].shape
         )
         name = "scale.fingerprint"
-        if not different and theirs[name].tolist() != ours[name].tolist():
+        if not different and theirs[name].tolist() != self._fingerprint(theirs):
             different = [name]
         name = "denoiser.path.shift"
-        if not different and self.shift is not None and float(theirs[name]) != float(ours[name]):
+        if (
+            not different
+            and name in ours
+            and self.shift is not None
+            and float(theirs[name]) != float(ours[name])
+        ):
             different = [name]
         if different:
             raise UsageError(
@@ -166,6 +187,28 @@ class DrawingStage(LightningModule, ABC):
                 "one written by this model's configuration",
                 "use the experiment.yaml beside the checkpoint, or start without it",
             )
+
+    def _fingerprint(self, state: Mapping[str, Any]) -> list[int]:
+        """The codec's fingerprint, a learned one's with the weights of a state dict."""
+        if not isinstance(self.codec, KLCodec):
+            return self.scale.fingerprint.tolist()
+        weights = {
+            name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)
+        }
+        return list(bytes.fromhex(self.codec.fingerprint_with(weights)))
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """Images as the encoder takes them, or a refusal in one sentence."""
+        images = self._spatial(images)
+        if images.shape[1] != len(CHANNELS) or any(
+            s % a for s, a in zip(images.shape[2:], self.alignment, strict=True)
+        ):
+            raise UsageError(
+                f"patch of {images.shape[1]} channels, shape {tuple(images.shape[2:])}",
+                f"{len(CHANNELS)} channels and multiples of {self.alignment}",
+                "choose another patch size or pad the volume",
+            )
+        return images
 
     def _spatial(self, x: Tensor) -> Tensor:
         """(B, C, I, J, 1) → (B, C, I, J) for a 2-D model; otherwise unchanged."""

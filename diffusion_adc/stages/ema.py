@@ -47,7 +47,8 @@ class EMA(WeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         """Args:
-            decay: Largest decay, in [0, 1); the average then spans about ``1 / (1 - decay)`` steps.
+            decay: Largest decay, in [0, 1); the average then spans about ``1 / (1 - decay)`` steps. 0 switches
+                averaging off: no second model is kept, and checkpoints hold the raw weights.
 
         Raises:
             ValueError: Decay outside [0, 1).
@@ -56,6 +57,8 @@ class EMA(WeightAveraging):
             raise ValueError(f"EMA: decay {decay}; expected a number in [0, 1)")
         super().__init__(use_buffers=False, multi_avg_fn=WarmDecay(decay))
         self._swapped = False
+        self.on = decay > 0
+        """Whether the trainer is to use it at all."""
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes over what the module learned about its data between set-up and the first validation."""

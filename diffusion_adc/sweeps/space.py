@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 METHODS: Final = ("bayes", "random", "grid")
+DISTRIBUTIONS: Final = (
+    "categorical", "uniform", "int_uniform", "q_uniform", "log_uniform", "log_uniform_values",
+)  # fmt: skip
 ARGS_FILE: Final = "${args_json_file}"
 """Where a command takes the trial's values: a JSON file of dotted keys. Text would turn null into 'None'."""
 _KEYS: Final = (
@@ -212,5 +215,5 @@ def _distribution(key: str, spec: Mapping[str, Any]) -> BaseDistribution:
         raise UsageError(f"parameter {key}: {error}", "a range") from None
     raise UsageError(
         f"distribution {kind!r} of {key}",
-        "categorical, uniform, int_uniform, q_uniform, log_uniform or log_uniform_values",
+        f"one of {', '.join(DISTRIBUTIONS)}",
     )

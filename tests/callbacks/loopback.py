@@ -17,7 +17,8 @@ class Loopback:
 
     Attributes:
         received: Bodies of all requests, as they arrived (unzipped).
-        history: Rows of metrics.
+        history: Rows of metrics, as they came.
+        lines: The same by run and line: a client that starts again at line 0 writes over what was there.
         files: Uploaded files by path.
         operations: How often each GraphQL operation came.
         artifacts: Created artifacts, as the client described them.
@@ -29,6 +30,7 @@ class Loopback:
     def __init__(self, trials: list[dict[str, Any]] | None = None) -> None:
         self.received: list[bytes] = []
         self.history: list[dict[str, Any]] = []
+        self.lines: dict[str, dict[int, dict[str, Any]]] = {}
         self.files: dict[str, bytes] = {}
         self.operations: Counter[str] = Counter()
         self.artifacts: list[dict[str, Any]] = []
@@ -79,11 +81,13 @@ class Loopback:
             config = json.loads(values.get("config") or "{}")
             bucket["config"] = json.dumps(json.loads(bucket.get("config", "{}")) | config)
             bucket["displayName"] = values.get("displayName") or bucket.get("displayName") or values["name"]
-            reply = bucket | {"project": project, "sweepName": values.get("sweep"), "historyLineCount": 0}
-            return {"upsertBucket": {"bucket": reply, "inserted": True}}
+            known = len(self.lines.get(values["name"], {}))
+            reply = bucket | {"project": project, "sweepName": values.get("sweep"), "historyLineCount": known}
+            return {"upsertBucket": {"bucket": reply, "inserted": known == 0}}
         if fields == "bucket(":
             known = self.buckets.get(values.get("name", ""))
-            lines = {"summaryMetrics": "{}", "logLineCount": 0, "historyLineCount": len(self.history),
+            count = len(self.lines.get(values.get("name", ""), {}))
+            lines = {"summaryMetrics": "{}", "logLineCount": 0, "historyLineCount": count,
                      "eventsLineCount": 0, "historyTail": "[]", "eventsTail": "[]", "tags": [], "notes": None,
                      "wandbConfig": "{}"}  # fmt: skip
             return {"model": {"id": "p", "name": "p", "entity": entity, "bucket": known and known | lines}}
@@ -215,8 +219,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.book.refuse:
             self._reply({"errors": [{"message": "unauthorized"}]}, 401)
         elif self.path.endswith("/file_stream"):
-            for line in json.loads(data).get("files", {}).get("wandb-history.jsonl", {}).get("content", []):
-                self.book.history.append(json.loads(line))
+            sent = json.loads(data).get("files", {}).get("wandb-history.jsonl", {})
+            lines = self.book.lines.setdefault(self.path.split("/")[-2], {})
+            for number, line in enumerate(sent.get("content", []), start=int(sent.get("offset") or 0)):
+                lines[number] = json.loads(line)
+                self.book.history.append(lines[number])
             self._reply({"exitcode": None, "limits": {}})
         elif self.path.endswith("/graphql"):
             request = json.loads(data)

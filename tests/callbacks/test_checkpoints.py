@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_adc.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, newest_verified, sidecar
+from diffusion_adc.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    KeptCheckpoint,
+    newest_verified,
+)
 from diffusion_adc.domain.errors import DiffusionAdcError, NonFiniteError
 from diffusion_adc.records.atomic import sha256_file
+from diffusion_adc.records.sidecars import sidecar
 
 
 def save(run: Path, name: str, step: int, value: float = 1.0) -> Path:
@@ -67,5 +73,10 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: p
 
 
 def test_without_a_monitor_only_the_last_is_kept(tmp_path: Path) -> None:
-    assert len(Checkpoints(monitor=None).callbacks(tmp_path)) == 1
-    assert len(Checkpoints(monitor="val/loss").callbacks(tmp_path)) == 2
+    def names(**options: object) -> list[str]:
+        kept = Checkpoints(**options).callbacks(tmp_path)  # type: ignore[arg-type]
+        return [str(callback.filename) for callback in kept if isinstance(callback, KeptCheckpoint)]
+
+    assert names(monitor=None) == ["last"]
+    assert names(monitor="val/loss") == ["last", "best"]
+    assert names(monitor="val/loss", every_n_steps=5) == ["last", "last", "best"]

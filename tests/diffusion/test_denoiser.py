@@ -47,7 +47,7 @@ def test_latent_denoiser_at_rest_is_the_best_linear_guess() -> None:
     x0, noise = (torch.randn(1, 1, 200_000, generator=generator) for _ in range(2))
     for time in (0.1, 0.5, 0.9):
         t = torch.tensor([time])
-        z = RectifiedFlow.mix(x0, noise, t)
+        z = RectifiedFlow().mix(x0, noise, t)
         slope = float((x0 * z).mean() / z.square().mean())
         torch.testing.assert_close(denoiser.clean(z, t, plain(1)), slope * z, rtol=0, atol=0.05)
         loss = denoiser.loss(x0, x0, noise, t, plain(1))
@@ -58,7 +58,7 @@ def test_network_input_has_unit_variance() -> None:
     network = Constant()
     x0, noise = torch.randn(1, 1, 100_000), torch.randn(1, 1, 100_000)
     for time in (0.01, 0.5, 1.0):
-        z = RectifiedFlow.mix(x0, noise, torch.tensor([time]))
+        z = RectifiedFlow().mix(x0, noise, torch.tensor([time]))
         LatentDenoiser(network, RectifiedFlow()).raw(z, torch.tensor([time]), plain(1))
         assert float(network.seen[-1][0].std()) == pytest.approx(1.0, abs=0.02)
 

@@ -31,7 +31,7 @@ def test_mix_and_velocity_are_each_other_s_inverse() -> None:
     x0, noise, t = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4), torch.tensor([0.2, 0.7, 1.0])
     z = RectifiedFlow().mix(x0, noise, t)
     torch.testing.assert_close(z[2], noise[2])
-    torch.testing.assert_close(RectifiedFlow.velocity(z, x0, t), noise - x0, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(RectifiedFlow().velocity(z, x0, t), noise - x0, rtol=1e-4, atol=1e-5)
 
 
 def test_training_times_are_uniform_each_and_spread_together() -> None:

@@ -94,4 +94,4 @@ def test_an_even_clock_of_few_steps_loses_rare_lesions_and_the_warped_one_keeps_
 
 def test_unknown_sampler_is_refused() -> None:
     with pytest.raises(ValueError, match="euler, heun"):
-        make_sampler("ddim", RectifiedFlow(), 4)  # type: ignore[arg-type]
+        make_sampler("ancestral", RectifiedFlow(), 4)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from scipy import ndimage
 from diffusion_adc.domain.case import Case
 from diffusion_adc.domain.cohort import Cohort
 from diffusion_adc.evaluation.baselines import Prediction
-from diffusion_adc.evaluation.case import Reference
+from diffusion_adc.evaluation.reference import Reference
 from diffusion_adc.inference.tumor_map import build_tumor_map
 from diffusion_adc.phantom.readers import draw_reading, oracle_draws
 from diffusion_adc.phantom.truth import CaseTruth, LesionTruth, write_case_truth, write_truth_manifest

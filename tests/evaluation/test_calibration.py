@@ -141,3 +141,37 @@ def test_split_half_variation() -> None:
     rng = np.random.default_rng(0)
     squared = [cal.split_half_variation(rng.normal(10, 1, 2)) for _ in range(4000)]
     assert np.sqrt(np.mean(squared)) == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.slow
+def test_scoringrules_agrees_on_the_fair_crps() -> None:
+    import scoringrules
+
+    rng = np.random.default_rng(0)
+    draws = np.r_[rng.gamma(2.0, 2.0, (40, 9)), np.zeros((2, 9)), np.full((1, 9), 3.0)]
+    observed = np.r_[rng.gamma(2.0, 2.0, 40), 0.0, 1.5, 3.0]
+    theirs = scoringrules.crps_ensemble(observed, draws, estimator="fair")
+    ours = [cal.fair_crps(d, y) for d, y in zip(draws, observed, strict=True)]
+    assert ours == pytest.approx(np.asarray(theirs), abs=1e-12)
+    brier = scoringrules.brier_score(np.array([0.0, 1.0, 1.0]), np.array([0.2, 0.7, 1.0]))
+    region = np.ones((3, 1, 1), dtype=bool)
+    sums = cal.reliability(
+        np.array([0.2, 0.7, 1.0])[:, None, None], np.array([0, 1, 1])[:, None, None] > 0, region
+    )
+    assert cal.brier_score(sums) == pytest.approx(float(np.mean(brier)))
+
+
+@pytest.mark.slow
+def test_torchmetrics_agrees_on_the_calibration_error() -> None:
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    rng = np.random.default_rng(1)
+    p = rng.random((9, 8, 7)).astype(np.float32)
+    y = rng.random(p.shape) < p**2
+    sums = cal.reliability(p, y, np.ones(p.shape, dtype=bool))
+    ours = float(cal.expected_calibration_error(sums.voxels, sums.probability, sums.present))
+    theirs = binary_calibration_error(
+        torch.from_numpy(p.ravel()), torch.from_numpy(y.ravel().astype(int)), n_bins=15
+    )
+    assert ours == pytest.approx(float(theirs), abs=1e-5)

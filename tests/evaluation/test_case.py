@@ -12,7 +12,9 @@ from diffusion_adc.domain.rule import clinical_rule
 from diffusion_adc.evaluation import baselines
 from diffusion_adc.evaluation.baselines import Prediction
 from diffusion_adc.evaluation.calibration import brier_score, fair_crps
-from diffusion_adc.evaluation.case import CaseResult, Reference, draw_volumes, score_case
+from diffusion_adc.evaluation.case import CaseResult, score_case
+from diffusion_adc.evaluation.drawn import draw_volumes
+from diffusion_adc.evaluation.reference import Reference
 
 MakeCase = Callable[..., tuple[Reference, Prediction]]
 UNIFORMS = (0.3, 0.7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion_adc.domain.errors import CaseError, CohortError, UsageError
-from diffusion_adc.evaluation.evaluate import evaluate
+from diffusion_adc.evaluation import evaluate as module
 from diffusion_adc.evaluation.table import format_table
 from diffusion_adc.phantom.structures import ORGAN_NAMES
 from diffusion_adc.records.atomic import write_json
@@ -23,6 +24,7 @@ from diffusion_adc.records.maps import (
     write_maps_manifest,
 )
 
+evaluate = partial(module.evaluate, figures=False)
 METHODS = {"model", "B0", "B1", "B2", "B3", "Oracle"}
 
 
@@ -113,7 +115,7 @@ def test_false_positives_name_the_structure_they_lie_in(study: Any) -> None:
 
 
 def test_the_same_inputs_give_the_same_bytes(study: Any) -> None:
-    names = ("scores.json", "cases.csv", "lesions.csv")
+    names = ("scores.json", "cases.csv", "lesions.csv", "histograms.csv", "false_positives.csv", "claim.json")
     evaluate(study.maps, study.cohort, study.truth, bootstrap=100)
     first = {name: (study.maps / name).read_bytes() for name in names}
     evaluate(study.maps, study.cohort, study.truth, bootstrap=100)
@@ -245,3 +247,58 @@ def test_maps_without_base_head_or_draws_still_get_scores(study: Any) -> None:
     assert "B3" not in scores
     assert "tdv_crps" not in scores["model"]
     assert "tdv_crps" in scores["Oracle"]
+
+
+def test_the_record_is_made_of_facts_and_names_nobody(study: Any) -> None:
+    module.evaluate(study.maps, study.cohort, study.truth, bootstrap=20)
+    text = (study.maps / "claim.json").read_text()
+    claim = json.loads(text)
+    assert "SIM-0" not in text
+    assert str(study.maps.parent) not in text
+    assert claim["data"]["provenance"] == "synthetic"
+    assert (claim["split"]["cases"], claim["split"]["persons"], claim["split"]["tumor_free"]) == (6, 5, 1)
+    assert claim["reference_standard"]["readers_per_case"] == {"2": 6}
+    assert claim["reference_standard"]["lesions_by_ambiguity"]["whole"] == 5
+    assert claim["results"] == json.loads((study.maps / "scores.json").read_text())
+    assert any("6 cases" in limit for limit in claim["limits"])
+    assert claim["failures"]["missed_lesions_of_at_least_1_ml"] == 0
+    pictures = {path.name: path.read_bytes() for path in (study.maps / "figures").iterdir()}
+    assert set(pictures) == {"froc.png", "bland_altman.png", "reliability.png", "pit.png"}
+    assert all(raw[:8] == b"\x89PNG\r\n\x1a\n" and b"Software" not in raw for raw in pictures.values())
+
+
+def test_organs_and_histograms_have_their_tables(study: Any) -> None:
+    scores = evaluate(study.maps, study.cohort, study.truth, bootstrap=20)
+    organs = table_of(study.maps / "false_positives.csv")
+    rule = [row for row in organs if row["method"] == "B2"]
+    assert rule[0]["structure"] == ORGAN_NAMES[2]  # the mimic that the rule paints in every case
+    total = sum(float(row["mean_ml"]) for row in rule)
+    assert total == pytest.approx(value(scores, "B2", "fp_volume_ml"), rel=1e-4)
+    histograms = table_of(study.maps / "histograms.csv")
+    mine = {(r["case_id"], r["region"]): r for r in histograms if r["method"] == "model"}
+    mapped = read_map_volume(study.maps, "SIM-00001_01", "tumor_adc").array
+    kept = mapped[mapped > 0].astype(float)
+    assert float(mine["SIM-00001_01", "map"]["p10"]) == pytest.approx(np.percentile(kept, 10), rel=1e-5)
+    assert mine["SIM-00005_01", "readers"]["median"] == ""
+
+
+def test_stored_corrections_are_applied_and_never_to_the_oracle(study: Any) -> None:
+    manifest = read_maps_manifest(study.maps)
+    wide = {"scale": "linear", "shift": 0.0, "margin": 1000.0, "cases": 9}
+    narrow = {"scale": "linear", "shift": 500.0, "margin": 0.0, "cases": 9}
+    calibration = {
+        "recalibration": {"tdv": wide, "gadc": None, "recall_threshold": 0.2},
+        "base_recalibration": {"tdv": narrow},
+    }
+    write_maps_manifest(study.maps, {**manifest, "calibration": calibration})
+    scores = evaluate(study.maps, study.cohort, study.truth, bootstrap=20)
+    assert value(scores, "model", "tdv_coverage80_calibrated") == 1.0
+    assert value(scores, "model", "tdv_width80_calibrated") > 1000.0
+    assert value(scores, "B3", "tdv_coverage80_calibrated") == 0.0
+    exact = scores["model"]["tdv_coverage80_calibrated_exact"]
+    assert exact == {"value": 1.0, "low95": pytest.approx(0.025 ** (1 / 6)), "high95": 1.0}
+    assert 0.0 <= value(scores, "model", "miss_rate_controlled") < 0.5
+    assert "tdv_coverage80_calibrated" not in scores["Oracle"]
+    write_maps_manifest(study.maps, {**manifest, "calibration": {"recalibration": {"tdv": {"no": 1}}}})
+    with pytest.raises(CohortError, match=r"calibration in maps\.json is damaged"):
+        evaluate(study.maps, study.cohort)

@@ -68,6 +68,9 @@ class OracleModel:
         gain = (1 - t) * self.sd**2 / ((1 - t) ** 2 * self.sd**2 + t**2)
         return (z - (mu + gain * (z - (1 - t) * mu))) / t
 
+    def arrange(self, noise: Tensor, draw: int) -> Tensor:
+        return noise
+
     def to_presence(self, z: Tensor) -> Tensor:
         return z
 

@@ -87,7 +87,7 @@ def test_wrong_arguments_are_refused() -> None:
         HaarCodec(4)
     with pytest.raises(ValueError, match="spacing_mm None"):
         HaarCodec(3, "signed_distance")
-    with pytest.raises(ValueError, match="plain or signed_distance"):
+    with pytest.raises(ValueError, match="plain, signed_distance or value"):
         HaarCodec(3, "soft")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="multiples"):
         HaarCodec(3).latent_shape((4, 4, 5))

@@ -9,6 +9,7 @@ import fcntl
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from diffusion_adc.custody.open import Opened, open_package
 from diffusion_adc.custody.seal import Sealed, seal
 from diffusion_adc.custody.seal_dicom import ClinicRules
 from diffusion_adc.custody.tags import MR
+
+# Examinations are laid out by the builders of the intake's tests.
+sys.path.insert(0, str(Path(__file__).parents[1] / "intake"))
 
 FULL = os.environ.get("FULL") == "1"
 SECURITY = os.environ.get("SECURITY") == "1"

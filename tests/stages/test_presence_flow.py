@@ -246,7 +246,7 @@ def test_bf16_mixed_trains(tiny: Tiny, loader: Loader, trainer: Trainers) -> Non
     [
         ({"sequence_dropout": 1.0}, "sequence_dropout"),
         ({"draws_per_encoding": 0}, "draws_per_encoding"),
-        ({"codec": "vae"}, "haar or identity"),
+        ({"codec": "vae"}, "haar, identity or kl"),
         ({"target": "signed_distance"}, "spacing_mm"),
         ({"target": "signed_distance", "spacing_mm": [1, 1], "prediction": "presence"}, "prediction"),
         ({"prediction": "score"}, "prediction score"),

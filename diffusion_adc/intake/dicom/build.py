@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_adc.custody.diffusion_tags import MAX_B
+from diffusion_adc.custody.package import DELIVERY, PackageRefused, listed_slices
 from diffusion_adc.domain import sequences as seq
 from diffusion_adc.domain.errors import CaseError, CohortError
 from diffusion_adc.intake import bvalues
@@ -63,7 +67,8 @@ def find_images(
         not_images: UIDs of series that are targets.
 
     Raises:
-        CaseError: See `choose.choose`; S01 and S13 for what is missing undeclared.
+        CaseError: See `choose.choose`; S01 and S13 for what is missing undeclared; S03 where slices of the map or
+            of its images are gone that the delivery lists; X2 the delivery's list is damaged.
     """
     slices = [one for one in study.slices if one.series_uid not in not_images]
     found, ignored = candidates(slices, rules)
@@ -79,7 +84,44 @@ def find_images(
         raise Refusal(research_id, seq.DWI_HIGH)(
             "S01", "no diffusion-weighted series", "the images the map was fitted to", "deliver them"
         )
-    return Found(study, chosen, (*ignored, *chosen.ignored))
+    doubts = _check_delivered(study, chosen, research_id)
+    return Found(study, replace(chosen, doubts=(*chosen.doubts, *doubts)), (*ignored, *chosen.ignored))
+
+
+def _check_delivered(study: Study, chosen: Chosen, research_id: str) -> list[str]:
+    """Whether each series is as long as the delivery says: slices gone from the end of all of them leave no other trace."""
+    there = Counter(one.path.parent for one in study.slices)
+    dwi = [entry for station in chosen.dwi for entry in station]
+    doubts: list[str] = []
+    for name, parts in ((seq.ADC, chosen.adc), (DWI, dwi), *chosen.anatomy.items()):
+        for folder in sorted({one.path.parent for candidate, _ in parts for one in candidate.slices}):
+            listed = _listed(folder, research_id)
+            if there[folder] >= listed:
+                continue
+            found = f"{there[folder]} of {listed} slices that the delivery lists"
+            if name in (seq.ADC, DWI):
+                raise Refusal(research_id, name)("S03", found, "all of them", "open the delivery again")
+            doubts.append(f"S03 {research_id} {name}: {found}; open the delivery again")
+    return doubts
+
+
+def _listed(folder: Path, research_id: str) -> int:
+    """Slices of a series of an opened delivery, which lies in ``DELIVERY/<research ID>/<study>/<series>``; 0 elsewhere."""
+    if len(folder.parents) < 3 or not (root := folder.parents[2]).joinpath(DELIVERY).is_file():
+        return 0
+    try:
+        listed = _read_list(root, root.joinpath(DELIVERY).stat().st_mtime_ns)
+    except PackageRefused:
+        raise Refusal(research_id)(
+            "X2", "the delivery's own list is damaged", "the list as it was opened", "open the delivery again"
+        ) from None
+    return listed.get(folder.relative_to(root).as_posix(), 0)
+
+
+@lru_cache(maxsize=4)
+def _read_list(root: Path, changed_ns: int) -> Mapping[str, int]:
+    """The list of a delivery, read once as long as nobody changes it."""
+    return listed_slices(root)
 
 
 class Builder:

@@ -190,7 +190,8 @@ def make_maps(world: World, maps: Path, cases: list[Case], run: Path) -> None:
     world.named.add(str((maps / "maps.json").relative_to(world.root)))
     world.table(maps / "cases.csv", names)
     world.table(maps / "lesions.csv", [name for name in names for _ in range(2)])
-    world.put(maps / "scores.json", b'{"model": {"dice": {"value": 0.7}}}', GONE[0])
+    for name in ("scores.json", "claim.json", "comparison.json", "figures/froc.png"):
+        world.put(maps / name, f'{{"{name}": {{"dice": {{"value": 0.7}}}}}}'.encode(), GONE[0])
     for case in cases:
         world.put(
             maps / "pictures" / f"{case.case_id}.png", secret(case.case_id, str(maps)), case.research_id
