@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,3 +71,24 @@ def small_run(phantom_cohort: Path, tmp_path_factory: pytest.TempPathFactory) ->
     )
     assert code == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def keep_figure() -> Callable[..., None]:
+    """``keep_figure(file, capsys, name, value)``: print a figure and keep it under its name in a JSON file."""
+
+    def keep(file: Path, capsys: pytest.CaptureFixture[str], name: str, value: Any) -> None:
+        with capsys.disabled():
+            print(f"\n  figure {name}: {value}", end="")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a+", encoding="utf-8") as stream:  # two test workers share the file
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.seek(0)
+            text = stream.read()
+            known = json.loads(text) if text else {}
+            known[name] = value
+            stream.seek(0)
+            stream.truncate()
+            json.dump(known, stream, indent=2, sort_keys=True, ensure_ascii=False)
+
+    return keep

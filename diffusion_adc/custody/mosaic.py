@@ -21,6 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from diffusion_adc.custody import pixels
 from diffusion_adc.custody.diffusion_tags import csa_values
+from diffusion_adc.custody.numbers import number, whole
 from diffusion_adc.domain.errors import CaseError
 
 _COUNT: Final = ((0x0019, 0x100A), (0x0065, 0x1050))
@@ -101,7 +102,7 @@ def _along_normal(dataset: Dataset, header: bytes, count: int, tile: tuple[int, 
     spacing = _numbers(dataset.get("PixelSpacing"), 2)
     if axes is None or corner is None or spacing is None:
         raise MosaicError("S10", "a mosaic without a placement", "position, orientation and spacing")
-    distance = _number(dataset.get("SpacingBetweenSlices")) or _number(dataset.get("SliceThickness"))
+    distance = number(dataset.get("SpacingBetweenSlices")) or number(dataset.get("SliceThickness"))
     if not distance or distance <= 0:
         raise MosaicError("S10", "a mosaic without a distance between its slices", "the distance in mm")
     row, column = axes[:3], axes[3:]
@@ -159,19 +160,11 @@ def _value(dataset: Dataset, tag: tuple[int, int]) -> Any:
     return None if element is None else element.value
 
 
-def _number(value: Any) -> float | None:
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        return None
-    return found if math.isfinite(found) else None
-
-
 def _numbers(values: Any, count: int) -> NDArray[np.float64] | None:
     """Exactly `count` finite numbers, else None."""
     if values is None or isinstance(values, str | bytes | int | float):
         return None
-    found = [_number(value) for value in values]
+    found = [number(value) for value in values]
     return None if len(found) != count or None in found else np.array(found, dtype=np.float64)
 
 
@@ -182,5 +175,4 @@ def _whole(value: Any) -> int | None:
         if not text.isdigit():
             return int.from_bytes(value, "little") if len(value) in (2, 4) else None
         value = text.decode("ascii")
-    found = _number(value)
-    return None if found is None or found != int(found) else int(found)
+    return whole(value)

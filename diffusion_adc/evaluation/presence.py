@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diffusion_adc.evaluation.reference import Reference
 from diffusion_adc.evaluation.values import histogram_statistics
-from diffusion_adc.inference.lesion_probability import held_shares
+from diffusion_adc.inference.lesion_probability import held_shares, said_of
 from diffusion_adc.inference.lesions import HIT_SHARE
 from diffusion_adc.inference.tumor_map import BANDS, band_name
 
@@ -77,12 +77,7 @@ def lesion_presence(
     voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     readings = np.stack([reading[box] for reading in reference.readings], axis=-1)
     kept = (held_shares(labels, count, readings) >= HIT_SHARE).mean(axis=1)
-    if draws is not None:
-        said = (held_shares(labels, count, draws) >= HIT_SHARE).mean(axis=1)
-    else:
-        said = np.zeros(count)
-        inside = labels > 0
-        np.maximum.at(said, labels[inside] - 1, probability[inside].astype(np.float64))
+    said = said_of(labels, count, draws, probability)
     known = reference.known
     grades = (
         []

@@ -45,6 +45,29 @@ def held_shares(
     return held / np.maximum(voxels, 1)[:, None]
 
 
+def said_of(
+    labels: NDArray[np.integer],
+    count: int,
+    draws: NDArray[np.generic] | None,
+    probability: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """(count,) probability that a map gives each region: the share of its draws that hold `HIT_SHARE` of it, or,
+    without draws, the highest probability inside.
+
+    Args:
+        labels: int (I, J, K), regions numbered from 1.
+        count: Number of regions.
+        draws: (I, J, K, D); None without any.
+        probability: (I, J, K) in [0, 1].
+    """
+    if draws is not None:
+        return (held_shares(labels, count, draws) >= HIT_SHARE).mean(axis=1)
+    said = np.zeros(count)
+    inside = labels > 0
+    np.maximum.at(said, labels[inside] - 1, probability[inside].astype(np.float64))
+    return said
+
+
 @dataclass(frozen=True)
 class RegionOutcomes:
     """Regions of one map, called lesions or not.
@@ -76,12 +99,7 @@ def region_outcomes(
         probability: (I, J, K) in [0, 1].
     """
     meets = (held_shares(labels, count, np.stack(readings, axis=-1)) > 0).mean(axis=1)
-    if draws is not None:
-        said = (held_shares(labels, count, draws) >= HIT_SHARE).mean(axis=1)
-    else:
-        said = np.zeros(count)
-        inside = labels > 0
-        np.maximum.at(said, labels[inside] - 1, probability[inside].astype(np.float64))
+    said = said_of(labels, count, draws, probability)
     return RegionOutcomes(said.astype(np.float64), meets.astype(np.float64))
 
 

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
-import json
 import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,27 +34,15 @@ def count() -> Callable[..., int]:
 
 
 @pytest.fixture
-def figure(pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]) -> Callable[[str, Any], None]:
+def figure(
+    pytestconfig: pytest.Config, keep_figure: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> Callable[[str, Any], None]:
     """``figure(name, value)``: print a figure and keep it in faults.json (``DIFFUSION_ADC_FIGURES`` or the cache)."""
     cache = getattr(pytestconfig, "cache", None)
     folder = Path(tempfile.gettempdir()) if cache is None else cache.mkdir("figures")
     target = Path(os.environ.get("DIFFUSION_ADC_FIGURES") or folder / "faults.json")
 
-    def note(name: str, value: Any) -> None:
-        with capsys.disabled():
-            print(f"\n  figure {name}: {value}", end="")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("a+", encoding="utf-8") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            stream.seek(0)
-            text = stream.read()
-            known = json.loads(text) if text else {}
-            known[name] = value
-            stream.seek(0)
-            stream.truncate()
-            json.dump(known, stream, indent=2, sort_keys=True, ensure_ascii=False)
-
-    return note
+    return partial(keep_figure, target, capsys)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_variants import UNKNOWN
 
 from diffusion_adc.domain.clinical import PRIMARIES, SEXES, STAGES, TREATMENTS, Covariates
 from diffusion_adc.domain.errors import CaseError
@@ -85,26 +86,7 @@ def test_units_are_converted(name: str, unit: str, number: str, value: float) ->
     assert read(name, number, factor=UNITS[name][unit]) == pytest.approx(value, rel=1e-5)
 
 
-MISSING = [
-    "",
-    " ",
-    "-",
-    "－",
-    "ー",
-    "―",
-    "不明",
-    "未検査",
-    "NaN",
-    "NA",
-    "N/A",
-    "n/a",
-    "未測定",
-    "unknown",
-    "#N/A",
-]
-
-
-@pytest.mark.parametrize("cell", MISSING)
+@pytest.mark.parametrize("cell", UNKNOWN)
 def test_unknown_is_unknown(cell: str) -> None:
     assert read_cell(Column(0, "psa_ng_ml"), cell) == {}
     assert read_cell(Column(0, "sex"), cell) == {}

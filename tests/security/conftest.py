@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +58,12 @@ def figures_file(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture
-def figure(figures_file: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str, Any], None]:
+def figure(
+    figures_file: Path, keep_figure: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> Callable[[str, Any], None]:
     """``figure(name, value)``: print a figure and keep it under its name."""
 
-    def note(name: str, value: Any) -> None:
-        with capsys.disabled():
-            print(f"\n  figure {name}: {value}", end="")
-        figures_file.parent.mkdir(parents=True, exist_ok=True)
-        with figures_file.open("a+", encoding="utf-8") as stream:  # two test workers share the file
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            stream.seek(0)
-            text = stream.read()
-            known = json.loads(text) if text else {}
-            known[name] = value
-            stream.seek(0)
-            stream.truncate()
-            json.dump(known, stream, indent=2, sort_keys=True, ensure_ascii=False)
-
-    return note
+    return partial(keep_figure, figures_file, capsys)
 
 
 @dataclass(frozen=True)

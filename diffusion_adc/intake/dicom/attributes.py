@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydicom.dataset import Dataset
 
+from diffusion_adc.custody.numbers import number
 from diffusion_adc.intake.dicom.slices import BadFile
 
 _MODEL: Final = re.compile(r"[^A-Za-z0-9 .+-]", re.ASCII)
@@ -35,29 +36,12 @@ def numbers(value: Any, count: int) -> tuple[float, ...] | None:
     return found if len(found) == count and all(math.isfinite(n) for n in found) else None
 
 
-def number(value: Any) -> float | None:
-    """One finite number, else None."""
-    if value is None or value == "":
-        return None
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        return None
-    return found if math.isfinite(found) else None
-
-
 def first(value: Any) -> float | None:
     """The first of one or several numbers, else None."""
     if value is None or isinstance(value, str | int | float):
         return number(value)
     items = list(value)
     return number(items[0]) if items else None
-
-
-def whole(value: Any) -> int | None:
-    """One whole number, else None."""
-    found = number(value)
-    return None if found is None or found != int(found) else int(found)
 
 
 def tesla(value: Any) -> float | None:

@@ -19,15 +19,14 @@ from pydicom.uid import UID
 
 from diffusion_adc.custody import diffusion_tags
 from diffusion_adc.custody.mosaic import MosaicError, is_mosaic, read_mosaic
+from diffusion_adc.custody.numbers import number, whole
 from diffusion_adc.intake.dicom.attributes import (
     finite,
     first,
     model_name,
-    number,
     numbers,
     tesla,
     uid_text,
-    whole,
     words,
 )
 from diffusion_adc.intake.dicom.slices import BadFile, Other, Scale, Slice
