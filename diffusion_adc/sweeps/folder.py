@@ -124,7 +124,9 @@ def _study(folder: Path, sweep: Sweep, *, new: bool) -> Study:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    # Optuna's own lock outlives a killed process by half a minute; the kernel frees ours at once.
+    lock: Any = JournalLock(folder / "journal.lock")
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log"), lock_obj=lock))
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if sweep.prune is not None:
         pruner = optuna.pruners.HyperbandPruner(
@@ -220,6 +222,30 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+class JournalLock:
+    """Exclusive right to write the journal, in the form Optuna's file backend asks for.
+
+    Args:
+        path: File that carries the lock, never deleted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        """Wait until nobody else holds it."""
+        stream = self._path.open("a")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        self._held = stream
+        return True
+
+    def release(self) -> None:
+        """Let the next one write."""
+        if self._held is not None:
+            self._held.close()
 
 
 def _take(path: Path) -> IO[str] | None:

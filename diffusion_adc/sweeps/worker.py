@@ -87,10 +87,11 @@ def _run(
             time.sleep(poll_s)
             values = metric_values(run_dir / "metrics.csv", sweep.metric)
             for step, value in values[told:]:
-                last_news = time.monotonic()
                 if math.isfinite(value) and step not in known:
                     trial.report(value, step)
             fresh, told = len(values) > told, len(values)
+            if fresh:
+                last_news = time.monotonic()  # after the reports, which may have waited for the journal
             if ended_s is None:
                 hanging = time.monotonic() - last_news > stall_s
                 pruned = bool(sweep.prune) and fresh and trial.should_prune()

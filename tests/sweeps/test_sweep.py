@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 from diffusion_adc.domain.errors import UsageError
-from diffusion_adc.sweeps.folder import create, load
+from diffusion_adc.sweeps.folder import JournalLock, create, load
 from diffusion_adc.sweeps.launch import run_here, run_on_cluster
 from diffusion_adc.sweeps.report import best, status
 from diffusion_adc.sweeps.space import read_sweep
@@ -150,7 +151,7 @@ def test_forty_trials_twelve_faults_and_a_killed_driver(tmp_path: Path) -> None:
     driver = [
         sys.executable, "-c",
         "import sys, pathlib; from diffusion_adc.sweeps.worker import work; "
-        "work(pathlib.Path(sys.argv[1]), stall_s=2.0, poll_s=0.02)", str(out),
+        "work(pathlib.Path(sys.argv[1]), stall_s=5.0, poll_s=0.02)", str(out),
     ]  # fmt: skip
     kills = 0
     while True:
@@ -174,6 +175,50 @@ def test_forty_trials_twelve_faults_and_a_killed_driver(tmp_path: Path) -> None:
     }
     finished = [row["trial"] for row in rows]
     assert sum(starts(out, n) for n in finished) <= total + kills  # only what a kill cut short ran again
+
+
+def test_waiting_for_the_journal_is_not_taken_for_a_hanging_trial(tmp_path: Path) -> None:
+    """Another worker writes the journal for longer than a trial may be silent; the trial still completes."""
+    path, out = (
+        sweep_file(tmp_path, parameters={"x": {"value": 1.0}, "sleep": {"value": 0.5}}),
+        tmp_path / "out",
+    )
+    sweep = read_sweep(path)
+    create(out, sweep, 1, seed=0)
+    lock = JournalLock(out / "journal.lock")
+
+    def hold() -> None:
+        while not list(out.glob("trials/*/run/metrics.csv")):
+            time.sleep(0.01)
+        lock.acquire()
+        time.sleep(3.0)
+        lock.release()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    work(out, stall_s=1.5, poll_s=0.3)
+    holder.join()
+    assert [row["state"] for row in status(out)] == ["complete"]
+
+
+def test_journal_of_a_killed_worker_is_free_at_once(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys, time; from diffusion_adc.sweeps.folder import JournalLock; "
+        "lock = JournalLock(pathlib.Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    lock = tmp_path / "journal.lock"
+    with subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        mine = JournalLock(lock)
+        waiting = threading.Thread(target=mine.acquire, daemon=True)
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()  # one at a time
+        holder.kill()
+        waiting.join(5.0)
+        assert not waiting.is_alive()
+        mine.release()
 
 
 def test_two_workers_share_the_trials(tmp_path: Path) -> None:
