@@ -10,6 +10,12 @@ COHORT := cohorts/demo
 DEMO := runs/demo
 EXPERIMENT := experiments/base.yaml experiments/demo.yaml
 
+RESULTS := runs/results
+SEEDS ?= 0
+RIVALS ?= b8_flow b3_base_head b4c_low_rank b4a_snapshots b5_regression b7_flow_kl b6_free_diffusion
+BUDGET := -c experiments/base.yaml -c experiments/baselines/b8_flow.yaml
+CODEC := -c experiments/base.yaml -c experiments/codec_2d.yaml
+
 # Nothing below needs a network once the environment stands, and no run may ask for a terminal.
 export WANDB_MODE ?= offline
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -59,10 +65,25 @@ faults: $(STAMP) ## injected faults: kills, full disks, lost ranks, dead tracker
 mutants: $(STAMP) ## seeded bugs: does a test catch each one? (most of an hour)
 	$(BIN)/python -m pytest -m slow tests/mutants
 
-results: $(STAMP) ## trains phantom_pelvis_2d (up to an hour on two cores) and scores it
+results: $(STAMP) ## README's table of rivals, resumable: half a day on two cores; SEEDS="0 1 2" for all seeds
 	$(RUN) phantom cohorts/pelvis --cases 400 --seed 7 --size 160x160x20 --reuse
-	$(RUN) fit -c experiments/base.yaml -c experiments/phantom_pelvis_2d.yaml --out runs/phantom_pelvis_2d
-	$(RUN) test --run runs/phantom_pelvis_2d
+	$(RUN) phantom cohorts/pelvis_on --cases 120 --seed 31337 --size 160x160x20 --reuse
+	$(RUN) phantom cohorts/pelvis_off --cases 80 --seed 31338 --ambiguity off --size 160x160x20 --reuse
+	set -e; for seed in $(SEEDS); do for rival in $(RIVALS); do \
+	    run=$(RESULTS)/$${rival}_s$$seed; \
+	    case $$rival in \
+	        b7_flow_kl) $(RUN) fit $(CODEC) --out runs/codec_2d ;; \
+	        b6_free_diffusion) $(RUN) fit $(CODEC) --model.init_args.target=value --out runs/codec_values_2d ;; \
+	    esac; \
+	    $(RUN) fit $(BUDGET) -c experiments/baselines/$$rival.yaml --out $$run --seed=$$seed; \
+	    for arm in on off; do \
+	        $(RUN) draw --run $$run --cohort cohorts/pelvis_$$arm --out $$run/maps_$$arm --split all; \
+	        if [ $$rival = b3_base_head ]; then $(RUN) draw --run $$run --cohort cohorts/pelvis_$$arm \
+	            --out $(RESULTS)/b4b_components_s$$seed/maps_$$arm --split all --method components --id B4b; fi; \
+	    done; \
+	done; done
+	$(RUN) compare $(RESULTS)/*/maps_* --cohort cohorts/pelvis_{on,off} --truth cohorts/pelvis_{on,off}.truth \
+	    --out $(RESULTS)
 
 clean: ## remove runs, simulated cohorts and caches (keeps the environment)
 	rm -rf runs cohorts .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
